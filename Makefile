@@ -1,0 +1,40 @@
+# Everything installs into .venv, once; a later call finds it there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lab bench notebooks clean
+
+demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
+	$(BIN)/python -m llm_magic.demo notebooks/01_quickstart.ipynb
+
+test: .venv/.dev  ## everything but the style checks
+	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/nbval.cfg notebooks
+
+check: .venv/.dev  ## format, lint, types, layers, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell llm_magic tests benchmarks notebooks .ci *.md Makefile pyproject.toml
+
+lab: .venv/.lab  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+bench: .venv/.dev  ## ratios against a bare openai loop
+	$(BIN)/python benchmarks/line.py
+
+notebooks: .venv/.dev  ## run the notebooks anew and save their outputs
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+clean:
+	rm -rf .venv
+
+# Debian's Python comes without ensurepip; then pip itself is asked to fill the environment.
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "llm_magic needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv || ( $(PYTHON) -m venv --clear --without-pip .venv && $(PYTHON) -m pip --python .venv/bin/python install pip )
+
+.venv/.%: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	touch $@

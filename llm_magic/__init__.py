@@ -1,0 +1,51 @@
+"""Call a language model from a notebook: ``%load_ext llm_magic``, then ``%%llm``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_magic import errors, testing
+    from llm_magic.api import aask, ask
+    from llm_magic.types import Request, Response, Usage
+
+__all__ = ["Request", "Response", "Usage", "aask", "ask", "errors", "testing"]
+
+_HOMES = {
+    "aask": "llm_magic.api",
+    "ask": "llm_magic.api",
+    "Request": "llm_magic.types",
+    "Response": "llm_magic.types",
+    "Usage": "llm_magic.types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"llm_magic.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("llm-magic")
+    raise AttributeError(f"module 'llm_magic' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext llm_magic``."""
+    from llm_magic import magics, session
+
+    magics.load(shell, session.current(shell))
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext llm_magic``: stops what runs and closes the connections."""
+    from llm_magic import session
+
+    session.current(shell).close()

@@ -1,0 +1,122 @@
+"""An answer while it arrives, and the verdict on it when it ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from llm_magic.decode import Event, Finish, Model, Piece
+from llm_magic.errors import LLMError, ProviderError, Refused, StreamBroken, Truncated
+from llm_magic.types import Request, Response, Usage
+
+_BROKEN_REASONS = frozenset({"error", "abort", "aborted", "cancelled", "canceled"})
+
+
+class Answer:
+    """What has arrived so far. Appending only: no work for a piece depends on those before."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.model = ""
+        self.finish = ""
+        self.usage: Usage | None = None
+        self.attempts = 0
+        self.words: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
+        self._began = time.monotonic()
+
+    def take(self, event: Event) -> None:
+        """Keeps what an event says."""
+        if type(event) is Piece:
+            self.words[event.kind].append(event.text)
+        elif type(event) is Usage:
+            self.usage = event
+        elif type(event) is Finish:
+            self.finish = event.reason
+        elif type(event) is Model:
+            self.model = event.name
+
+    def text(self, kind: str = "text") -> str:
+        """All words of a kind so far."""
+        return "".join(self.words[kind])
+
+    def judge(self) -> None:
+        """Raises what is wrong with an answer that came to its end.
+
+        Raises:
+            StreamBroken: Nobody said that it is complete.
+            Refused: By the model, or by the content filter.
+            Truncated: At the output limit.
+        """
+        cap, refusal = self.request.max_tokens, self.text("refusal")
+        model = self.model or self.request.model
+        if not self.finish or self.finish in _BROKEN_REASONS:
+            raise StreamBroken(_broken(self))
+        if refusal:
+            raise Refused(
+                f"{model} declined: {' '.join(refusal.split())[:300]}",
+                fix="Change the prompt and run the cell again.",
+            )
+        if self.finish == "content_filter":
+            raise Refused(
+                f"The provider's content filter stopped the answer of {model}.",
+                fix="Change the prompt and run the cell again.",
+                reason="content_filter",
+            )
+        if self.finish == "length":
+            limit = f"max_tokens={cap}" if cap is not None else "the model's own output limit"
+            raise Truncated(
+                f"The answer of {model} was cut at {limit}; what came is in sys.last_value.text.",
+                fix=f"Let it be longer: %%llm --max-tokens {max(256, 4 * (cap or 1024))}",
+            )
+
+    def stamp(self, error: LLMError) -> None:
+        """Gives an error the data of its call, and the way to the partial text."""
+        error.text = self.text() or self.text("refusal")
+        error.attempts = self.attempts
+        error.model = self.model or self.request.model or None
+        if isinstance(error, StreamBroken) and not error.fix:
+            error.fix = "Run the cell again to ask anew."
+        if error.text and isinstance(error, StreamBroken | ProviderError):
+            part = f"The {len(error.text):,} characters that came are in sys.last_value.text."
+            error.fix = f"{part} {error.fix}"
+        # A call that the server turned away used nothing.
+        if self.attempts and (error.text or self.usage or not isinstance(error, ProviderError)):
+            error.usage = self.counted()
+
+    def counted(self) -> Usage:
+        """The provider's own count, else an estimate of 4 bytes a token, marked as one."""
+        if self.usage:
+            return self.usage
+        sent = json.dumps(self.request.messages, ensure_ascii=False, default=str)
+        reasoning = len(self.text("reasoning").encode())
+        received = reasoning + len((self.text() + self.text("refusal")).encode())
+        return Usage(
+            input_tokens=-(-len(sent.encode()) // 4),
+            output_tokens=-(-received // 4),
+            reasoning_tokens=-(-reasoning // 4),
+            estimated=True,
+        )
+
+    def response(self, body: dict[str, Any]) -> Response:
+        """The answer as the caller gets it, with the body that was sent for it."""
+        text = self.text()
+        return Response(
+            text=text,
+            value=text,
+            usage=self.counted(),
+            model=self.model or self.request.model,
+            finish_reason=self.finish,
+            reasoning=self.text("reasoning"),
+            request=body,
+            attempts=self.attempts,
+            seconds=time.monotonic() - self._began,
+        )
+
+
+def _broken(answer: Answer) -> str:
+    if answer.finish:
+        return f"The server gave the answer up (finish_reason {answer.finish!r})."
+    if not any(answer.words.values()):
+        return "The server closed an empty answer; some do so when the prompt is too long for them."
+    return "The answer ended without the server calling it complete (no finish_reason)."

@@ -1,0 +1,157 @@
+"""Every error that a user can meet, as one tree.
+
+    LLMError
+    ├── PromptError             the cell, its options or its template are wrong; nothing was sent
+    ├── Refused                 the model or the provider's content filter declined
+    ├── Truncated               the answer was cut at the output limit
+    ├── StreamBroken            the answer stopped before the server said that it was complete
+    └── ProviderError           the server answered with an error, or not at all
+        ├── RateLimited
+        ├── OutOfCredit
+        ├── AuthenticationFailed
+        ├── UnknownModel
+        ├── ContextTooLong
+        └── ServerUnreachable
+    Interrupted                 a KeyboardInterrupt that carries the partial answer
+
+A notebook shows an error as its message and the next command to type, without a traceback, and
+still publishes an ``error`` message: nbclient, papermill and nbval see the cell fail. (A
+``UsageError`` would pass nbval unseen.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_magic.types import Response, Usage
+
+
+class LLMError(Exception):
+    """The root of every error that llm_magic raises.
+
+    Args:
+        message: What was refused, the value, the limit, and what was not done.
+        fix: The next command to type, shown on a line of its own.
+        **data: Values for the attributes below.
+
+    Attributes:
+        text: What had arrived of the answer; empty when nothing had.
+        usage: Tokens of the failed call (estimated when the server did not say), or None when
+            nothing was sent.
+        attempts: HTTP requests made for this call.
+        model: The model asked, or None when none was chosen yet.
+    """
+
+    text: str = ""
+    usage: Usage | None = None
+    attempts: int = 0
+    model: str | None = None
+
+    def __init__(self, message: str = "", *, fix: str = "", **data: Any) -> None:
+        # Only positional args reach BaseException.args, so that pickling (message, then the
+        # instance's __dict__) gives back the same error in another process.
+        super().__init__(message)
+        self.fix = fix
+        self.__dict__.update(data)
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\n{self.fix}" if self.fix else message
+
+    def _render_traceback_(self) -> list[str]:
+        """Lines that IPython prints instead of a traceback: one to three."""
+        return f"{type(self).__name__}: {self}".splitlines()
+
+
+class PromptError(LLMError, ValueError):
+    """The cell, its options or its template are wrong. Nothing was sent."""
+
+
+class Refused(LLMError):
+    """The model declined, or the provider's content filter stopped prompt or answer.
+
+    Attributes:
+        text: The model's own words of refusal, or the part of the answer before the filter.
+        reason: ``"refusal"`` or ``"content_filter"``.
+    """
+
+    reason: str = "refusal"
+
+
+class Truncated(LLMError):
+    """The answer was cut at the output limit; ``text`` holds what arrived."""
+
+
+class StreamBroken(LLMError):
+    """The answer ended, stalled or became unreadable before the server called it complete."""
+
+
+class ProviderError(LLMError):
+    """The server answered with an error, or did not answer.
+
+    Attributes:
+        status: HTTP status, or None when there was none.
+        body: The server's error body as parsed, with any API key removed.
+        retryable: Whether sending the same request again may help.
+        retry_after: Seconds that the server asked to wait, or None.
+        retry_at: Unix time in seconds from which the server takes requests again, or None.
+    """
+
+    status: int | None = None
+    body: Any = None
+    retryable: bool = False
+    retry_after: float | None = None
+    retry_at: float | None = None
+
+
+class RateLimited(ProviderError):
+    """Too many requests or tokens in the provider's window."""
+
+
+class OutOfCredit(ProviderError):
+    """The account has no credit or has reached its own spending limit. Never retried."""
+
+
+class AuthenticationFailed(ProviderError):
+    """The API key is missing, wrong, or not allowed to do this."""
+
+
+class UnknownModel(ProviderError):
+    """The server does not have this model, or several, and none was named.
+
+    Attributes:
+        available: Model names that the server offers, as far as known.
+    """
+
+    available: tuple[str, ...] = ()
+
+
+class ContextTooLong(ProviderError):
+    """Prompt and answer do not fit the model's context window."""
+
+
+class ServerUnreachable(ProviderError):
+    """No connection, or no answer in time."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A Ctrl-C, kernel interrupt or Stop that reached a call on its way.
+
+    A ``KeyboardInterrupt``, so that Run All stops and ``except Exception`` does not swallow it.
+
+    Attributes:
+        response: The partial answer, with ``finish_reason="interrupted"``.
+        text: Its text.
+    """
+
+    def __init__(self, message: str, response: Response) -> None:
+        super().__init__(message, response)
+        self.response = response
+        self.text = response.text
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def _render_traceback_(self) -> list[str]:
+        return f"Interrupted: {self}".splitlines()

@@ -1,0 +1,123 @@
+"""%%llm and %llm: parse the line, find names in the notebook, hand over to the session."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from llm_magic import options as line_options
+from llm_magic.errors import PromptError
+from llm_magic.session import Session
+from llm_magic.types import Request, Response
+
+
+@magics_class
+class LLMMagics(Magics):
+    """The magics; their settings are ``%config LLMMagic``."""
+
+    shell: Any
+
+    def __init__(self, shell: Any, session: Session) -> None:
+        super().__init__(shell)
+        self._session = session
+
+    @no_var_expand
+    @magic_arguments()
+    @argument("-m", "--model", metavar="NAME", help="Model to ask.")
+    @argument("-s", "--system", metavar="TEXT", help="System message; a template as well.")
+    @argument("-t", "--temperature", metavar="X", type=float, help="Sampling temperature.")
+    @argument("--max-tokens", metavar="N", type=int, help="Cap on the answer, in tokens.")
+    @argument("--seed", metavar="N", type=int, help="Seed, for servers that take one.")
+    @argument("--effort", choices=["low", "medium", "high"], help="Reasoning effort.")
+    @argument(
+        "--param",
+        metavar="KEY=JSON",
+        action="append",
+        help="Any further field of the request; may be repeated.",
+    )
+    @argument("-o", "--out", metavar="NAME", help="Bind the answer to NAME (also: NAME <<).")
+    @argument("--dry-run", action="store_true", help="Show what would be sent; send nothing.")
+    @argument("--raw", action="store_true", help="Take the prompt as it is: no template.")
+    @argument("--quiet", action="store_true", help="Show nothing.")
+    @argument("--no-stream", action="store_true", help="Show the answer once, when it is whole.")
+    @line_cell_magic
+    def llm(self, line: str, cell: str | None = None) -> Response | None:
+        """Ask a language model; the answer streams into the cell's output.
+
+        The cell's body is the prompt, a Jinja2 template over the notebook's names: {{ df }},
+        {{ name.attr }}, {% for x in xs %}. Single braces are text. A data frame is summed up, a
+        figure is attached as an image. `_` holds the answer: _.text, _.usage, _.model.
+
+        ::
+
+            %%llm answer << -m gpt-5-mini
+            Which of these columns look wrong?
+            {{ df }}
+
+            x = %llm --max-tokens 50 Name a prime number.
+        """
+        command = line_options.parse(self.llm.parser, line)
+        chosen = command.options
+        if cell is not None and command.rest:
+            raise PromptError(
+                f"{command.rest.split()[0]!r} on the %%llm line is no option; nothing was sent.",
+                fix="The prompt goes below the line. See the options: %%llm?",
+            )
+        request = self._request(chosen, command.rest if cell is None else cell)
+        if chosen.dry_run:
+            self._dry_run(request)
+            return None
+        response = self._ask(request, chosen)
+        if chosen.out:
+            self.shell.user_ns[chosen.out] = response.value
+        return response
+
+    def _request(self, chosen: argparse.Namespace, body: str) -> Request:
+        from llm_magic.prompt import render
+
+        names = self.shell.user_ns
+        if chosen.out and not chosen.out.isidentifier():
+            raise PromptError(
+                f"{chosen.out!r} is no Python name; nothing was sent.", fix="Name it: -o answer"
+            )
+        system = None
+        if chosen.system is not None:
+            system = render(chosen.system, names, raw=chosen.raw) if chosen.system else ""
+        return self._session.request(
+            render(body, names, raw=chosen.raw),
+            system=system,
+            model=chosen.model,
+            temperature=chosen.temperature,
+            max_tokens=chosen.max_tokens,
+            seed=chosen.seed,
+            effort=chosen.effort,
+            params=line_options.params(chosen.param),
+        )
+
+    def _ask(self, request: Request, chosen: argparse.Namespace) -> Response:
+        from llm_magic.views import choose
+
+        view = choose(self.shell, quiet=chosen.quiet, live=not chosen.no_stream)
+        response = self._session.ask(request, view)
+        self._session.mark_shown(response)
+        return response
+
+    def _dry_run(self, request: Request) -> None:
+        from llm_magic.views import show_report
+        from llm_magic.views.report import dry_run
+
+        body = self._session.wire(request).body(request)
+        show_report(self.shell, dry_run(request, body))
+
+
+def load(shell: Any, session: Session) -> None:
+    """Registers magics, settings and how an answer shows itself.
+
+    ``%reload_ext`` may call it again: nothing is there twice.
+    """
+    shell.register_magics(LLMMagics(shell, session))
+    others = [each for each in shell.configurables if type(each) is not type(session.settings)]
+    shell.configurables[:] = [*others, session.settings]

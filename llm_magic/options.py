@@ -1,0 +1,140 @@
+"""The line of %%llm and %llm: options, then, for %llm, the prompt as it was typed.
+
+argparse alone would not do: it splits the prompt of ``%llm what's up?`` as a shell would, takes
+half a name for an option, and reports errors in a way that nbval does not see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from llm_magic.errors import PromptError
+
+_NAME = re.compile(r"([^\W\d]\w*)\s*<<(?:\s+|$)")
+_OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(?:=|(?=\s|$))")
+_QUOTED = re.compile(r"""(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)(?=\s|$)""")
+_WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"])*"|'[^']*'|["'])+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A parsed line.
+
+    Attributes:
+        options: The values, by argparse's names.
+        rest: What followed the options, exactly as typed.
+    """
+
+    options: argparse.Namespace
+    rest: str
+
+
+def parse(parser: argparse.ArgumentParser, line: str) -> Command:
+    """Splits a magic's line.
+
+    Args:
+        parser: Knows the options; built by ``@magic_arguments``.
+        line: Everything behind ``%llm`` or ``%%llm``.
+
+    Raises:
+        PromptError: For an unknown option (with the nearest one) or a value that does not fit.
+    """
+    known = parser._option_string_actions
+    words: list[str] = []
+    name, place = "", 0
+    while True:
+        place += len(line[place:]) - len(line[place:].lstrip())
+        if found := _NAME.match(line, place):
+            name, place = found[1], found.end()
+        elif line[place : place + 3].rstrip() == "--":
+            place += 2
+            break
+        elif found := _OPTION.match(line, place):
+            action = known.get(found[1]) or _unknown(found[1], list(known))
+            place = found.end()
+            words.append(found[1])
+            if action.nargs != 0:
+                value, place = _value(line, place, found[1])
+                # In one word, so that a value that starts with a dash is still a value.
+                words[-1] += f"={value}" if found[1].startswith("--") else value
+        else:
+            break
+    options = _checked(parser, words)
+    if name:
+        options.out = name
+    return Command(options, line[place:].strip())
+
+
+def params(pairs: list[str] | None) -> dict[str, Any]:
+    """``KEY=JSON`` pairs as request fields; a bare word needs no quotes.
+
+    Raises:
+        PromptError: For a pair without ``=`` or a value that is neither JSON nor a bare word.
+    """
+    fields: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise PromptError(
+                f"--param {pair} has no value; nothing was sent.",
+                fix="Write it as --param KEY=JSON, for example --param top_p=0.9",
+            )
+        fields[key.strip()] = _json_value(key, value)
+    return fields
+
+
+def _json_value(key: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        if re.fullmatch(r"[\w./:-]+", value):
+            return value
+        raise PromptError(
+            f"--param {key}={value} is no JSON; nothing was sent.",
+            fix=f"Quote it for the line and for JSON: --param '{key}={json.dumps(value)}'",
+        ) from None
+
+
+def _value(line: str, place: int, option: str) -> tuple[str, int]:
+    """The next word, without the quotes around it or in it; and the place behind it."""
+    place += len(line[place:]) - len(line[place:].lstrip())
+    if found := _QUOTED.match(line, place):
+        return re.sub(r"""\\(["'\\])""", r"\1", found["text"]), found.end()
+    if found := _WORD.match(line, place):
+        return _unquoted(found[0]), found.end()
+    raise PromptError(f"{option} needs a value; nothing was sent.", fix="See the options: %%llm?")
+
+
+def _unquoted(word: str) -> str:
+    """``key="two words"`` as a shell would read it; quotes that are JSON's own stay."""
+    if "=" not in word:
+        return word
+    key, _, value = word.partition("=")
+    if len(value) > 1 and value[0] == value[-1] == "'":
+        return f"{key}={value[1:-1]}"
+    return word
+
+
+def _unknown(option: str, known: list[str]) -> argparse.Action:
+    near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+    guess = f"Did you mean {near[0]}? " if near else ""
+    raise PromptError(
+        f"There is no option {option}; nothing was sent.",
+        fix=f"{guess}See all options: %%llm?  (a prompt that starts with a dash: %llm -- {option})",
+    )
+
+
+def _checked(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    # The parser is IPython's: its error() raises UsageError, which IPython prints on stderr and
+    # nbval does not count as a failure.
+    from IPython.core.error import UsageError
+
+    try:
+        return parser.parse_args(words)
+    except UsageError as error:
+        raise PromptError(f"{error}; nothing was sent.", fix="See the options: %%llm?") from None

@@ -1,0 +1,214 @@
+"""One per kernel: settings to the parts, built once and when needed; the loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from llm_magic.engine import ask
+from llm_magic.errors import Interrupted, LLMError, PromptError
+from llm_magic.prompt import Content, messages
+from llm_magic.settings import LLMMagic, api_key
+from llm_magic.types import Request, Response, Usage
+from llm_magic.views import Feed, Silent, View, show_responses
+from llm_magic.watch import Limits
+from llm_magic.wire import OpenAIWire
+
+SETTLE_SECONDS = 0.3
+"""How long an interrupted cell waits for its connection to be closed and counted."""
+
+
+class Session:
+    """Owns the settings, the connections and the loop's thread of one kernel.
+
+    Args:
+        shell: The IPython shell, or None in a plain script.
+    """
+
+    def __init__(self, shell: Any = None) -> None:
+        self.shell = shell
+        self.settings = LLMMagic(parent=shell)
+        self.pid = os.getpid()
+        self._wires: dict[tuple[str, str], OpenAIWire] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._shown: weakref.WeakKeyDictionary[Response, int] = weakref.WeakKeyDictionary()
+        if shell is not None:
+            show_responses(shell, self.on_screen)
+
+    def request(
+        self,
+        prompt: Content,
+        *,
+        system: Content | None = None,
+        model: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        effort: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """A request from what the call names and, for the rest, the settings.
+
+        Raises:
+            PromptError: When ``params`` names a field that has an option of its own.
+        """
+        settings = self.settings
+        settings.read_environment()
+        if temperature is None:
+            temperature = settings.temperature
+        given = {"temperature": temperature, "seed": seed, "reasoning_effort": effort}
+        fields = {name: value for name, value in given.items() if value is not None}
+        for name, value in (params or {}).items():
+            if name in ("model", "messages", "stream"):
+                raise PromptError(
+                    f"--param {name}=... would change what llm_magic itself must set; nothing "
+                    "was sent.",
+                    fix="Use -m for the model, -s for the system message, the cell for the prompt.",
+                )
+            fields[name] = value
+        return Request(
+            messages=messages(prompt, settings.system if system is None else system),
+            model=model or settings.default_model(),
+            base_url=settings.base_url.rstrip("/"),
+            max_tokens=settings.max_tokens if max_tokens is None else max_tokens,
+            fields=fields,
+        )
+
+    def wire(self, request: Request) -> OpenAIWire:
+        """The connection for a request; one for each server and key, kept."""
+        where = (request.base_url, api_key())
+        if where not in self._wires:
+            self._wires[where] = OpenAIWire(*where)
+        return self._wires[where]
+
+    def ask(self, request: Request, view: View | None = None) -> Response:
+        """Asks and waits, drawing meanwhile.
+
+        Raises:
+            LLMError: What went wrong; what had arrived is drawn and kept in its ``text``.
+            Interrupted: On Ctrl-C; likewise.
+        """
+        view, feed = view or Silent(), Feed()
+
+        def finish(text: str, status: str) -> None:
+            view.finish(text, status if self.settings.feedback else "")
+
+        future: Future[Response] | None = None
+        try:
+            view.start(request.model or self.settings.base_url)
+            future = self.submit(request, feed)
+            future.add_done_callback(lambda _: feed.close())
+            feed.follow(view)
+            response = future.result()
+        except KeyboardInterrupt:
+            partial = _stop(future, feed, request)
+            finish(partial.text, f"{partial.status()} · stopped, incomplete")
+            raise Interrupted(_stopped_message(partial), partial) from None
+        except LLMError as error:
+            finish(error.text if error.usage else "", f"{request.model} · incomplete".lstrip(" ·"))
+            raise
+        finish(response.text, response.status())
+        return response
+
+    def submit(self, request: Request, feed: Feed) -> Future[Response]:
+        """Starts a call on the loop's thread; cancelling the future stops it."""
+        settings = self.settings
+        limits = Limits(settings.timeout, settings.stall_timeout, settings.retries)
+        call = ask(request, wire=self.wire(request), sink=feed, limits=limits)
+        return self._run(call)
+
+    def mark_shown(self, response: Response) -> None:
+        """Remembers that the running cell has drawn this answer."""
+        if self.shell is not None:
+            self._shown[response] = self.shell.execution_count
+
+    def on_screen(self, response: Response) -> bool:
+        """Whether the running cell has drawn this answer, so that returning it must not."""
+        count = getattr(self.shell, "execution_count", None)
+        return count is not None and self._shown.get(response) == count
+
+    def close(self) -> None:
+        """Stops every call, closes the connections and ends the loop's thread."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is None or loop.is_closed() or self.pid != os.getpid():
+            return
+        wires, self._wires = list(self._wires.values()), {}
+        done = asyncio.run_coroutine_threadsafe(_shut_down(wires), loop)
+        # At exit nobody is left to tell, and the thread is a daemon.
+        with contextlib.suppress(TimeoutError):
+            done.result(2)
+        loop.call_soon_threadsafe(loop.stop)
+
+    def _run(self, call: Coroutine[Any, Any, Response]) -> Future[Response]:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=_serve, args=(self._loop,), name="llm_magic", daemon=True
+                ).start()
+            return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+
+def _stop(future: Future[Response] | None, feed: Feed, request: Request) -> Response:
+    """Cancels a call and collects what it had."""
+    partial = None
+    if future is not None:
+        future.cancel()
+        partial = feed.settle(SETTLE_SECONDS)
+    return partial or Response("", Usage(estimated=True), request.model, "interrupted", value="")
+
+
+def _stopped_message(partial: Response) -> str:
+    kept = (
+        f"the {len(partial.text):,} characters that came are in sys.last_value.text"
+        if partial.text
+        else "nothing had come yet"
+    )
+    return f"Stopped; {kept}.\nRun the cell again to ask anew."
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _shut_down(wires: list[OpenAIWire]) -> None:
+    calls = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, *(wire.close() for wire in wires), return_exceptions=True)
+
+
+_session: Session | None = None
+_session_lock = threading.Lock()
+
+
+def current(shell: Any = None) -> Session:
+    """The kernel's session, made on first use.
+
+    A forked child gets one of its own: a loop's thread and sockets do not survive a fork.
+    """
+    global _session
+    if shell is None and "IPython" in sys.modules:
+        shell = sys.modules["IPython"].get_ipython()
+    with _session_lock:
+        if _session is not None and _session.pid == os.getpid():
+            if shell is None or shell is _session.shell:
+                return _session
+            _session.close()
+        _session = Session(shell)
+        atexit.register(_session.close)
+        return _session

@@ -1,0 +1,128 @@
+"""What a user can set: ``%config LLMMagic``, ``ipython_config.py``, environment variables.
+
+A setting is taken from the first place that has it: the magic's option, ``%config`` or
+``ipython_config.py``, ``LLM_MAGIC_<NAME>``, ``OPENAI_<NAME>``, the default. The API key is no
+setting: it comes from the environment, a ``.env`` file or the keyring, so that it is in no
+notebook and no output.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from traitlets import Enum, Float, Int, TraitError, TraitType, Unicode
+from traitlets.config import Configurable
+
+from llm_magic.errors import PromptError
+
+OPENAI_URL = "https://api.openai.com/v1"
+DEFAULT_MODEL = "gpt-5-mini"
+
+
+class LLMMagic(Configurable):
+    """Settings of %%llm and %llm. Environment: LLM_MAGIC_MODEL, LLM_MAGIC_TIMEOUT, ..."""
+
+    model = Unicode(
+        "",
+        help="Model to ask. Empty: gpt-5-mini at OpenAI, elsewhere the server's only model.",
+    ).tag(config=True)
+    base_url = Unicode(
+        OPENAI_URL,
+        help="Server, up to and including /v1, such as http://localhost:11434/v1 for Ollama.",
+    ).tag(config=True)
+    system = Unicode("", help="System message for every prompt; empty sends none.").tag(config=True)
+    temperature = Float(
+        None, allow_none=True, help="Sampling temperature; None leaves it to the model."
+    ).tag(config=True)
+    max_tokens = Int(
+        None, allow_none=True, min=1, help="Cap on the answer, in tokens; None sends no cap."
+    ).tag(config=True)
+    timeout = Float(
+        120.0, min=0, help="Seconds to wait for the first byte of an answer; 0 is for ever."
+    ).tag(config=True)
+    stall_timeout = Float(
+        120.0,
+        min=0,
+        help="Seconds to wait for new content (keep-alive pings do not count); 0 is for ever.",
+    ).tag(config=True)
+    retries = Int(
+        2, min=0, help="How often a request that failed before its first byte is sent again."
+    ).tag(config=True)
+    feedback = Enum(
+        [0, 1], 1, help="0 shows the answer alone, 1 the line with model, tokens and time as well."
+    ).tag(config=True)
+
+    def read_environment(self) -> None:
+        """Takes from the environment what the user has not set otherwise.
+
+        Called before each use, because notebooks set variables with ``%env`` after loading.
+
+        Raises:
+            PromptError: When a variable holds what its setting cannot take.
+        """
+        chosen = self.config.get(type(self).__name__, {})
+        for name, trait in self.traits(config=True).items():
+            if name in chosen:
+                continue
+            variables = (f"LLM_MAGIC_{name.upper()}", f"OPENAI_{name.upper()}")
+            variable = next((each for each in variables if os.environ.get(each)), None)
+            if variable is None and name not in self._from_environment:
+                continue
+            value = trait.default(self) if variable is None else _read(trait, variable)
+            self._from_environment.add(name)
+            setattr(self, name, value)
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Names last set from the environment: once the variable is gone, so is its value.
+        self._from_environment: set[str] = set()
+        super().__init__(**kwargs)
+
+    def default_model(self) -> str:
+        """The model to ask when a call names none; empty for a server's only one."""
+        return self.model or (DEFAULT_MODEL if "api.openai.com" in self.base_url else "")
+
+
+def api_key() -> str:
+    """The API key, read anew for each use and kept nowhere; empty where there is none.
+
+    Looks at ``LLM_MAGIC_API_KEY`` and ``OPENAI_API_KEY`` in the environment, then at the same
+    names in a ``.env`` file in the working folder or above, then at the keyring's service
+    ``llm_magic`` where the keyring package is installed.
+    """
+    names = ("LLM_MAGIC_API_KEY", "OPENAI_API_KEY")
+    for name in names:
+        if key := os.environ.get(name, "").strip():
+            return key
+    from dotenv import dotenv_values, find_dotenv
+
+    found = dotenv_values(find_dotenv(usecwd=True))
+    for name in names:
+        if key := (found.get(name) or "").strip():
+            return key
+    return _from_keyring()
+
+
+def _from_keyring() -> str:
+    try:
+        import keyring
+    except ImportError:
+        return ""
+    try:
+        return keyring.get_password("llm_magic", "OPENAI_API_KEY") or ""
+    except Exception:  # noqa: BLE001
+        # A keyring without a desktop to unlock it fails in many ways; none of them is the
+        # user's concern when no key was put there.
+        return ""
+
+
+def _read(trait: TraitType[Any, Any], variable: str) -> Any:
+    text = os.environ[variable]
+    try:
+        value = trait.from_string(text)
+        return trait._validate(trait.this_class, value)
+    except (TraitError, ValueError):
+        raise PromptError(
+            f"The environment variable {variable}={text!r} does not fit: {trait.help}",
+            fix=f"Set another: %env {variable}=..., or unset it: %env --delete",
+        ) from None

@@ -1,0 +1,106 @@
+"""The plain data that passes between the layers: Message, Request, Response, Usage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+Message = dict[str, Any]
+"""A chat message as the wire wants it: ``{"role": ..., "content": str or list of parts}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the provider counted them.
+
+    Attributes:
+        input_tokens: Tokens of the prompt, those read from the provider's cache included.
+        output_tokens: Tokens of the answer, those of its reasoning included.
+        cached_tokens: The part of ``input_tokens`` that the provider read from its own cache.
+        reasoning_tokens: The part of ``output_tokens`` spent on reasoning.
+        estimated: True when the server sent no usage and the counts are 4 bytes a token.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def __str__(self) -> str:
+        about = "≈ " if self.estimated else ""
+        return f"{about}{self.input_tokens:,} in / {self.output_tokens:,} out"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked, before a server's own spelling of it.
+
+    Attributes:
+        messages: System and user messages in order.
+        model: Model name, or empty for the only model of a local server.
+        base_url: URL of the server up to and including ``/v1``.
+        max_tokens: Cap on the answer in tokens, reasoning included; None sends no cap.
+        fields: Further fields of the JSON body, sent as they are.
+    """
+
+    messages: tuple[Message, ...]
+    model: str
+    base_url: str
+    max_tokens: int | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """A model's answer and what it took to get it.
+
+    Attributes:
+        text: The answer, without reasoning.
+        value: What a caller computes with: ``text``.
+        usage: Tokens in and out.
+        cost: Price in USD; None while it is not known.
+        cached: True when the answer came from the cache and nothing was sent.
+        model: The model that the server says it used.
+        finish_reason: Why the answer ended: ``"stop"``, ``"tool_calls"``, or ``"interrupted"``.
+        reasoning: The model's reasoning, where the server shows it.
+        request: The JSON body that was sent.
+        attempts: HTTP requests made.
+        seconds: From the call to the end of the answer.
+    """
+
+    text: str
+    usage: Usage
+    model: str
+    finish_reason: str
+    reasoning: str = ""
+    value: Any = None
+    cost: Decimal | None = None
+    cached: bool = False
+    request: Mapping[str, Any] = field(default_factory=dict)
+    attempts: int = 1
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status()}; see .text, .value, .usage, .model>"
+
+    def status(self) -> str:
+        """One line: model, tokens, seconds."""
+        parts = [self.model or "unknown model", str(self.usage)]
+        if self.usage.cached_tokens:
+            parts[-1] += f" ({self.usage.cached_tokens:,} read from the provider's cache)"
+        if self.attempts > 1:
+            parts.append(f"{self.attempts} attempts")
+        return " · ".join([*parts, f"{self.seconds:.1f} s"])

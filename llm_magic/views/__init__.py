@@ -1,0 +1,82 @@
+"""Where answers are drawn: the right view for the place where the cell runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from llm_magic.types import Response
+from llm_magic.views.base import Feed, Silent, View
+
+__all__ = ["Feed", "Silent", "View", "choose", "show_report", "show_responses"]
+
+
+def choose(shell: Any, *, quiet: bool = False, live: bool = True) -> View:
+    """The view for this shell.
+
+    Args:
+        shell: The IPython shell, or None outside of one.
+        quiet: Draw nothing.
+        live: Draw while the answer comes, where the front end can.
+    """
+    if quiet or shell is None:
+        return Silent()
+    from llm_magic.views.notebook import HeadlessView, NotebookView
+    from llm_magic.views.terminal import TerminalView
+
+    if not hasattr(shell, "kernel"):
+        return TerminalView(live=live)
+    return NotebookView() if live and _front_end_draws(shell) else HeadlessView()
+
+
+def show_report(shell: Any, report: str) -> None:
+    """A plain text with an output of its own."""
+    if not hasattr(shell, "kernel"):
+        print(report)
+        return
+    from llm_magic.views.notebook import display_report
+
+    display_report(report)
+
+
+def show_responses(shell: Any, on_screen: Callable[[Response], bool]) -> None:
+    """Lets a shell display a Response: its text, or nothing where the cell has drawn it already.
+
+    Args:
+        shell: The IPython shell.
+        on_screen: Whether the running cell has drawn this answer.
+    """
+    formatters = shell.display_formatter
+    if hasattr(shell, "kernel"):
+        from llm_magic.views.notebook import display_response
+
+        # Claiming the display, and then showing nothing, keeps `_` and Out[n] without a second
+        # copy of the answer in the notebook.
+        def show(response: Response) -> None:
+            if not on_screen(response):
+                display_response(response)
+
+        formatters.ipython_display_formatter.for_type(Response, show)
+        return
+
+    def write(response: Response, printer: Any, _: bool) -> None:
+        printer.text(repr(response) if on_screen(response) else response.text)
+
+    formatters.formatters["text/plain"].for_type(Response, write)
+
+
+def _front_end_draws(shell: Any) -> bool:
+    """Whether somebody watches: not under nbclient, papermill, nbval, nbconvert or %%capture."""
+    from IPython.core.displaypub import CapturingDisplayPublisher
+
+    if isinstance(shell.display_pub, CapturingDisplayPublisher):
+        return False
+    # jupyter_server names the session of a notebook (JupyterLab, Notebook 7); VS Code and Colab
+    # start kernels in their own ways.
+    return (
+        "JPY_SESSION_NAME" in os.environ
+        or "__vsc_ipynb_file__" in shell.user_ns
+        or "google.colab" in sys.modules
+    )

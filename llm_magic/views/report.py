@@ -1,0 +1,36 @@
+"""What a dry run tells: exactly what would be sent, and how much that can come to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llm_magic.types import Message, Request
+
+
+def dry_run(request: Request, body: dict[str, Any]) -> str:
+    """The report of a request that is not sent.
+
+    Args:
+        request: What would be asked.
+        body: The exact JSON body that the server would be sent.
+    """
+    sent = json.dumps(body, ensure_ascii=False, indent=2)
+    if not request.model:
+        sent = sent.replace('"model": ""', '"model": "" (the server\'s only one)', 1)
+    prompt = "\n\n".join(_readable(message) for message in request.messages)
+    # A token is at least one byte, so the bytes of the body bound its tokens (images excepted).
+    bound = len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
+    cap = request.max_tokens
+    out = f"{cap:,} out" if cap is not None else "no cap on the answer (set one: --max-tokens N)"
+    return (
+        f"POST {request.base_url}/chat/completions\n{sent}\n\n{prompt}\n\n"
+        f"At most {bound:,} tokens in, {out}. Nothing was sent."
+    )
+
+
+def _readable(message: Message) -> str:
+    content = message["content"]
+    if isinstance(content, list):
+        content = "".join(part.get("text", f"[{part['type']}]") for part in content)
+    return f"[{message['role']}]\n{content}"
