@@ -69,9 +69,22 @@ class LLMMagic(Configurable):
             variable = next((each for each in variables if os.environ.get(each)), None)
             if variable is None and name not in self._from_environment:
                 continue
-            value = trait.default(self) if variable is None else _read(trait, variable)
             self._from_environment.add(name)
-            setattr(self, name, value)
+            if variable is None:
+                setattr(self, name, trait.default(self))
+            else:
+                self._take(name, trait, variable)
+
+    def _take(self, name: str, trait: TraitType[Any, Any], variable: str) -> None:
+        text = os.environ[variable]
+        try:
+            setattr(self, name, trait.from_string(text))
+        except (TraitError, ValueError):
+            raise PromptError(
+                f"The environment variable {variable}={text!r} does not fit: {trait.help} "
+                "Nothing was sent.",
+                fix=f"Set another: %env {variable}=...",
+            ) from None
 
     def __init__(self, **kwargs: Any) -> None:
         # Names last set from the environment: once the variable is gone, so is its value.
@@ -114,15 +127,3 @@ def _from_keyring() -> str:
         # A keyring without a desktop to unlock it fails in many ways; none of them is the
         # user's concern when no key was put there.
         return ""
-
-
-def _read(trait: TraitType[Any, Any], variable: str) -> Any:
-    text = os.environ[variable]
-    try:
-        value = trait.from_string(text)
-        return trait._validate(trait.this_class, value)
-    except (TraitError, ValueError):
-        raise PromptError(
-            f"The environment variable {variable}={text!r} does not fit: {trait.help}",
-            fix=f"Set another: %env {variable}=..., or unset it: %env --delete",
-        ) from None

@@ -1,0 +1,109 @@
+"""The quickstart without a key: a demo model with scripted answers, and notebooks in a terminal.
+
+The demo model is no language model. It knows the prompts of the example notebooks, answers them
+with fixed texts at the speed of a real one, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from llm_magic.session import current
+from llm_magic.settings import OPENAI_URL, api_key
+from llm_magic.testing import Reply, ScriptedServer
+
+MODEL = "demo-model"
+TOKENS_PER_SECOND = 60.0
+
+_ANSWERS = {
+    "p-value": """\
+A **p-value** is the probability of data at least as extreme as yours *if the null hypothesis
+were true*:
+
+$$p = P(T \\ge t_{\\text{obs}} \\mid H_0)$$
+
+It is not the probability that the null hypothesis is true.
+""",
+    "unusual": """\
+Two things stand out:
+
+| region | what is unusual |
+|---|---|
+| South | 61 returns for 405 orders, **15 %** where the others have 3 to 5 % |
+| West | the number of returns is missing |
+
+```python
+orders.assign(rate=orders.returned / orders.orders).sort_values("rate")
+```
+""",
+    "one word": "returns",
+}
+_UNKNOWN = (
+    "I am the demo model: a script, not a language model, and this prompt is not in it. "
+    "Set OPENAI_API_KEY or OPENAI_BASE_URL and run the notebook again to ask a real one."
+)
+_server: ScriptedServer | None = None
+
+
+def use_demo_model() -> None:
+    """Answers from the demo model, unless a key or a server is set.
+
+    With ``OPENAI_API_KEY`` or ``OPENAI_BASE_URL`` (or their ``LLM_MAGIC_`` forms, or a setting)
+    the notebook runs live and this only says so.
+    """
+    global _server
+    session = current()
+    session.settings.read_environment()
+    if api_key() or session.settings.base_url != OPENAI_URL:
+        if _server is None or session.settings.base_url != _server.url:
+            print("Live: the answers come from a real server.")
+            return
+    if _server is None:
+        _server = ScriptedServer(_answers(), default=_paced(_UNKNOWN), models=[MODEL])
+        _server.start()
+    session.settings.base_url = _server.url
+    session.settings.model = MODEL
+    print("No OPENAI_API_KEY: the answers come from the demo model, a script.")
+
+
+def _answers() -> dict[str, str | Reply]:
+    return {words: _paced(answer) for words, answer in _ANSWERS.items()}
+
+
+def _paced(text: str) -> Reply:
+    return Reply(text, first_token_delay=0.3, tokens_per_second=TOKENS_PER_SECOND)
+
+
+def run_in_terminal(path: Path) -> bool:
+    """Runs a notebook's cells in a terminal IPython, showing each as if it were typed.
+
+    Args:
+        path: The ``.ipynb`` file.
+
+    Returns:
+        Whether every cell ran without an error.
+    """
+    from IPython.terminal.interactiveshell import TerminalInteractiveShell
+
+    shell: Any = TerminalInteractiveShell.instance()
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            print(f"\n{source}\n" if not source.startswith("#") else f"\n{source}")
+            continue
+        prompt = f"In [{shell.execution_count}]: "
+        print(prompt + source.replace("\n", "\n" + "   ...: ".rjust(len(prompt))))
+        if not shell.run_cell(source, store_history=True).success:
+            return False
+        print()
+    return True
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("IPYTHONDIR", str(Path(".venv") / "ipython"))
+    sys.exit(not all([run_in_terminal(Path(each)) for each in sys.argv[1:]]))
