@@ -33,6 +33,9 @@ class Wire(Protocol):
 
     host: str
 
+    async def ready(self) -> None:
+        """Makes what is needed to send; no time limit runs yet, since importing takes time."""
+
     def body(self, request: Request) -> dict[str, Any]:
         """The exact JSON body that is sent for a request."""
 
@@ -74,6 +77,7 @@ async def ask(request: Request, *, wire: Wire, sink: Sink, limits: Limits) -> Re
     """
     answer = Answer(request)
     try:
+        await wire.ready()
         answer.request = request = await _with_model(request, wire, limits)
         await _attempts(limits, sink)(_listen, answer, wire=wire, sink=sink, limits=limits)
         answer.judge()

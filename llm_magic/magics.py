@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
@@ -113,11 +114,32 @@ class LLMMagics(Magics):
         show_report(self.shell, dry_run(request, body))
 
 
-def load(shell: Any, session: Session) -> None:
-    """Registers magics, settings and how an answer shows itself.
+_QUESTION = re.compile(r"^(\s*(?:[^=#'\"]+=\s*)?)%llm[ \t]+(\S.*\?)\s*$")
 
-    ``%reload_ext`` may call it again: nothing is there twice.
+
+def keep_questions(lines: list[str]) -> list[str]:
+    """Input transformer: ``%llm What is a p-value?`` asks the model.
+
+    IPython reads a line that ends in a question mark as a call for help on its last word.
+    ``%llm?`` and ``%llm ?`` still are.
     """
+    if not any("%llm" in line for line in lines) or lines[0].lstrip().startswith("%%"):
+        return lines
+    return [_kept(line) for line in lines]
+
+
+def _kept(line: str) -> str:
+    found = _QUESTION.match(line)
+    if not found or found[2].strip("?") == "":
+        return line
+    return f"{found[1]}get_ipython().run_line_magic('llm', {found[2]!r})\n"
+
+
+def load(shell: Any, session: Session) -> None:
+    """Registers magics and settings; loading again leaves nothing there twice."""
     shell.register_magics(LLMMagics(shell, session))
+    transforms = shell.input_transformers_cleanup
+    if keep_questions not in transforms:
+        transforms.append(keep_questions)
     others = [each for each in shell.configurables if type(each) is not type(session.settings)]
     shell.configurables[:] = [*others, session.settings]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # alone accept. Everybody else understands `max_tokens`; some (DeepSeek, older Ollama) accept the
 # new name and silently ignore it, which would make the cap no cap.
 _NEW_CAP_HOSTS = re.compile(r"(^|\.)(openai\.com|openai\.azure\.com|services\.ai\.azure\.com)$")
+_CAP_NAMES = frozenset({"max_tokens", "max_completion_tokens"})
 _LOCAL_HOSTS = re.compile(r"^(localhost|127\.[\d.]+|::1|0\.0\.0\.0|host\.docker\.internal)$")
 _UNWANTED = re.compile(
     r"unsupported|unrecognized|unexpected|unknown|not support|not permitted|not allowed|extra"
@@ -59,51 +60,12 @@ class OpenAIWire:
     def __repr__(self) -> str:
         return f"OpenAIWire({self.host!r})"
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """The exact JSON body that this server is sent."""
-        body: dict[str, Any] = {"model": request.model, "messages": list(request.messages)}
-        if request.max_tokens is not None:
-            body[self._cap_field] = request.max_tokens
-        body |= request.fields
-        body["stream"] = True
-        if self._usage_on_request:
-            body.setdefault("stream_options", {"include_usage": True})
-        return body
-
-    async def stream(self, request: Request) -> AsyncGenerator[Event]:
-        """The events of one answer; closing the iterator closes the connection.
+    async def ready(self) -> None:
+        """Makes the client.
 
         Raises:
-            LLMError: The class that says what happened; its ``retryable`` says whether the same
-                request may be sent again.
+            AuthenticationFailed: No key, and the server is not a local one.
         """
-        client = await self._connected()
-        answer = await self._open(client, request)
-        try:
-            async for event in self._events(answer.response.aiter_bytes()):
-                yield event
-        except BadStream as error:
-            raise self._unreadable(error) from None
-        finally:
-            await answer.close()
-
-    async def models(self) -> list[str]:
-        """Names of the models that the server offers, in its order.
-
-        Raises:
-            LLMError: When the server does not say.
-        """
-        client = await self._connected()
-        listed: Any = await self._guarded(client.get("/models", cast_to=object))
-        data = listed.get("data") if isinstance(listed, dict) else None
-        return [str(item["id"]) for item in data or [] if isinstance(item, dict) and "id" in item]
-
-    async def close(self) -> None:
-        """Closes the kept connections."""
-        if self._client:
-            await self._client.close()
-
-    async def _connected(self) -> AsyncOpenAI:
         if self._client is None:
             if not self._key and not self._local:
                 raise AuthenticationFailed(
@@ -123,22 +85,69 @@ class OpenAIWire:
                 max_retries=0,
                 timeout=None,
             )
-        return self._client
 
-    async def _open(self, client: AsyncOpenAI, request: Request) -> Any:
+    def body(self, request: Request) -> dict[str, Any]:
+        """The exact JSON body that this server is sent."""
+        body: dict[str, Any] = {"model": request.model, "messages": list(request.messages)}
+        if request.max_tokens is not None:
+            body[self._cap_field] = request.max_tokens
+        body |= request.fields
+        body["stream"] = True
+        if self._usage_on_request:
+            body.setdefault("stream_options", {"include_usage": True})
+        return body
+
+    async def stream(self, request: Request) -> AsyncGenerator[Event]:
+        """The events of one answer; closing the iterator closes the connection.
+
+        Raises:
+            LLMError: The class that says what happened; its ``retryable`` says whether the same
+                request may be sent again.
+        """
+        answer = await self._open(request)
+        try:
+            async for event in self._events(answer.response.aiter_bytes()):
+                yield event
+        except BadStream as error:
+            raise self._unreadable(error) from None
+        finally:
+            await answer.close()
+
+    async def models(self) -> list[str]:
+        """Names of the models that the server offers, in its order.
+
+        Raises:
+            LLMError: When the server does not say.
+        """
+        await self.ready()
+        assert self._client
+        listed: Any = await self._guarded(self._client.get("/models", cast_to=object))
+        data = listed.get("data") if isinstance(listed, dict) else None
+        return [str(item["id"]) for item in data or [] if isinstance(item, dict) and "id" in item]
+
+    async def close(self) -> None:
+        """Closes the kept connections."""
+        if self._client:
+            await self._client.close()
+
+    async def _open(self, request: Request) -> Any:
         """The answer's open stream; a field that the server refuses is given up, once."""
+        await self.ready()
+        assert self._client
         given_up: set[str] = set()
         while True:
             body = self.body(request)
             fixed = {key: body.pop(key) for key in ("model", "messages", "stream")}
             try:
-                sending = client.chat.completions.create(**fixed, extra_body=body)
+                sending = self._client.chat.completions.create(**fixed, extra_body=body)
                 return await self._guarded(sending, request.model)
             except ProviderError as error:
                 field = self._unwanted_field(error, body, request)
+                # The cap has two names; a server that takes neither has said so when the second
+                # one is refused.
                 if field is None or field in given_up:
                     raise
-                given_up.add(field)
+                given_up |= {field} if field == "stream_options" else set(_CAP_NAMES)
                 self._do_without(field)
 
     def _unwanted_field(
@@ -155,7 +164,7 @@ class OpenAIWire:
         if field == "stream_options":
             self._usage_on_request = False
         else:
-            self._cap_field = ({"max_tokens", "max_completion_tokens"} - {field}).pop()
+            (self._cap_field,) = _CAP_NAMES - {field}
 
     async def _guarded(self, sending: Any, model: str = "") -> Any:
         """The result of a client's call, its errors turned into ours.
