@@ -1,8 +1,11 @@
 """What tests talk to: a real IPython shell, a real kernel, a real server on loopback."""
 
+import ast
 import importlib.util
 import os
 import re
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
+from jupyter_client.manager import KernelManager
 from traitlets.config import Config
 
 from llm_magic import engine, session
@@ -118,3 +122,98 @@ def terminal(
 def plain(text: str) -> str:
     """Text without terminal colours."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.fixture
+def unanswered_address() -> Iterator[str]:
+    """A loopback address whose connections hang: a listener with a full backlog."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)
+        yield f"{address[0]}:{address[1]}"
+        for each in waiting:
+            each.close()
+
+
+@dataclass
+class Shown:
+    """What a kernel published for a cell.
+
+    Attributes:
+        messages: (type, content) of every iopub message, in order.
+        reply: Content of the execute_reply.
+    """
+
+    messages: list[tuple[str, dict[str, Any]]]
+    reply: dict[str, Any]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Contents of the messages of one type."""
+        return [content for each, content in self.messages if each == kind]
+
+    @property
+    def text(self) -> str:
+        """Everything printed."""
+        return "".join(content["text"] for content in self.of("stream"))
+
+
+class Kernel:
+    """A real Jupyter kernel in a process of its own.
+
+    Args:
+        watched: Whether to look like a notebook that somebody has open (JupyterLab names the
+            session); else as under nbclient.
+        environment: Further variables.
+    """
+
+    def __init__(self, *, watched: bool, environment: dict[str, str]) -> None:
+        seen = {"JPY_SESSION_NAME": "test.ipynb"} if watched else {}
+        self.manager = KernelManager()
+        self.manager.start_kernel(
+            env={**os.environ, **seen, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def start(self, code: str) -> str:
+        """Begins a cell; returns its message id."""
+        return self.client.execute(code)
+
+    def finish(self, request: str, timeout: float = 30) -> Shown:
+        """Waits for a cell's end."""
+        messages = []
+        while True:
+            message = self.client.get_iopub_msg(timeout=timeout)
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            messages.append((kind, content))
+            if kind == "status" and content["execution_state"] == "idle":
+                break
+        while True:
+            reply = self.client.get_shell_msg(timeout=timeout)
+            if reply["parent_header"].get("msg_id") == request:
+                return Shown(messages, reply["content"])
+
+    def run(self, code: str) -> Shown:
+        """Runs a cell to its end."""
+        return self.finish(self.start(code))
+
+    def value(self, expression: str) -> Any:
+        """A Python value out of the kernel."""
+        shown = self.run(f"print(repr({expression}))")
+        assert not shown.of("error"), shown.of("error")
+        return ast.literal_eval(shown.text)
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)

@@ -17,7 +17,7 @@ from llm_magic.views.render import bundle, markdown_html, status_html
 # Bytes a second sent to the front end while an answer streams. An update carries the whole text
 # so far, so the pause between two grows with it, and what is sent grows with the time an answer
 # takes instead of with the square of its length.
-BYTES_PER_SECOND = 80_000
+BYTES_PER_SECOND = 30_000
 
 
 class HeadlessView:

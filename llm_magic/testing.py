@@ -1,0 +1,451 @@
+"""An OpenAI-compatible chat server on loopback, scripted: for tests without a provider.
+
+It streams what it is told to, at a real pace, and produces on demand the faults and the oddities
+of real servers; it records every request and notices at once when the client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from llm_magic.replies import (
+    BAD_KEY,
+    CLOSE,
+    FAULTS,
+    QUIRKS,
+    RESET,
+    ContentBytes,
+    Repeat,
+    Reply,
+    Signal,
+    Step,
+    json_response,
+    message_text,
+    openai_error,
+)
+
+__all__ = ["FAULTS", "QUIRKS", "Received", "Reply", "ScriptedServer"]
+
+_T = TypeVar("_T")
+# Bytes: short writes are joined up to here, since a system call for each token costs more
+# than making the token.
+_JOINED_WRITE: Final = 65_536
+_LONGEST_HEAD: Final = 1_048_576
+
+
+@dataclass(eq=False)
+class Received:
+    """A chat request as the server got it, and what has become of the reply to it.
+
+    Attributes:
+        path: The requested path, with the query.
+        headers: The request headers, names in lower case. Not shown by `repr`: they hold the key.
+        body: The parsed JSON body; empty if the body was not a JSON object.
+        raw: The body as it came.
+        connection: The number of the connection, counted from 1.
+        at: When the request was complete, in seconds of `time.monotonic`.
+        sent_chunks: Content chunks given to the socket so far.
+        closed: Set when the client has left before the reply was complete.
+        finished: Set when the reply has been played to its end.
+    """
+
+    path: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: dict[str, Any]
+    raw: bytes = field(repr=False)
+    connection: int
+    at: float = field(default_factory=time.monotonic)
+    sent_chunks: int = 0
+    closed: threading.Event = field(default_factory=threading.Event, repr=False)
+    finished: threading.Event = field(default_factory=threading.Event, repr=False)
+
+
+class ScriptedServer:
+    """An OpenAI-compatible chat server on loopback whose every answer and fault is scripted.
+
+    Example:
+        >>> with ScriptedServer({"capital of France": "Paris."}) as server:
+        ...     client = openai.OpenAI(base_url=server.url, api_key="any")
+        ...     server.enqueue(FAULTS["rate_limited"])
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[str, str | Reply] | None = None,
+        *,
+        default: str | Reply = "This is a scripted answer.",
+        models: Sequence[str] = ("scripted-model",),
+        api_key: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        """Describe a server; `start` or `with` starts it.
+
+        Args:
+            answers: The answer for each piece of text that the last user message may contain;
+                the first match counts.
+            default: The answer when nothing else fits.
+            models: What `GET /v1/models` lists. Chat requests may name any model.
+            api_key: The only key that is let in; None: no key is needed.
+            host: The address to listen on.
+            port: The port to listen on; 0: a free one, the same one after a restart.
+        """
+        self._answers = {part: _as_reply(answer) for part, answer in (answers or {}).items()}
+        self._default = _as_reply(default)
+        self._models = tuple(models)
+        self._api_key = api_key
+        self._address = (host, port)
+        self._queue: deque[Reply] = deque()
+        self._requests: list[Received] = []
+        self._arrived = threading.Condition()  # guards the two above
+        self._numbers = itertools.count(1)
+        self._thread: threading.Thread | None = None
+        # The rest belongs to the thread of the loop.
+        self._loop: asyncio.AbstractEventLoop
+        self._listener: asyncio.Server | None = None
+        self._held_port: socket.socket | None = None
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    @property
+    def url(self) -> str:
+        """The base URL for clients, ending in `/v1`; known once the server was started."""
+        host, port = self._address
+        if port == 0:
+            raise RuntimeError("the server has no port yet: start it first")
+        return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+    @property
+    def requests(self) -> list[Received]:
+        """The chat requests so far, in order (a new list every time)."""
+        with self._arrived:
+            return list(self._requests)
+
+    def enqueue(self, *replies: str | Reply) -> None:
+        """Say what the next answers are, in order, before `answers` and `default` count."""
+        with self._arrived:
+            self._queue.extend(map(_as_reply, replies))
+
+    def reset(self) -> None:
+        """Forget the enqueued answers and the recorded requests."""
+        with self._arrived:
+            self._queue.clear()
+            self._requests.clear()
+
+    def wait_for_requests(self, count: int, timeout: float = 5.0) -> None:
+        """Wait until `count` chat requests have arrived since the start or the last `reset`.
+
+        Args:
+            count: How many requests.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: There were fewer; the message lists them.
+        """
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self._requests) >= count, timeout):
+                seen = [_last_user_text(request.body)[:60] for request in self._requests]
+                raise TimeoutError(
+                    f"expected {count} chat requests within {timeout} s, got {len(seen)}: {seen}"
+                )
+
+    def start(self) -> None:
+        """Listen and serve in a daemon thread; does nothing when it runs already."""
+        if self._thread is not None:
+            return
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="llm_magic scripted server", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._call(self._listen())
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Close every connection and end the thread; does nothing when it is stopped already."""
+        if self._thread is None:
+            return
+        self._call(self._shut(hold_port=False))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the server."""
+        self.stop()
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Be gone for a while: open connections are closed and new ones refused."""
+        self._call(self._shut(hold_port=True))
+        try:
+            yield
+        finally:
+            self._call(self._listen())
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do something in the thread of the loop, and wait for it."""
+        if self._thread is None:
+            work.close()
+            raise RuntimeError("the server is not running")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _listen(self) -> None:
+        listening = self._held_port or _bound_socket(self._address)
+        self._held_port = None
+        self._address = (self._address[0], listening.getsockname()[1])
+        self._listener = await asyncio.start_server(
+            self._accept, sock=listening, limit=_LONGEST_HEAD, backlog=128
+        )
+
+    async def _shut(self, *, hold_port: bool) -> None:
+        """Stop listening and drop all connections."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._held_port is not None:
+            self._held_port.close()
+            self._held_port = None
+        if hold_port:
+            # Bound but not listening: refuses connections, and nobody else can take the port.
+            self._held_port = _bound_socket(self._address)
+        dropped = list(self._connections.items())
+        for task, writer in dropped:
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*(task for task, _ in dropped), return_exceptions=True)
+        await asyncio.sleep(0)  # An aborted transport closes its socket in the next round.
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No high-water mark: `drain` then returns when the system has taken everything.
+        writer.transport.set_write_buffer_limits(high=0)
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._connections[task] = writer
+        task.add_done_callback(lambda task: self._connections.pop(task).close())
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection."""
+        number = next(self._numbers)
+        inbox: asyncio.Queue[_Request | None] = asyncio.Queue()
+        # Reading goes on during a reply, and its end is how we know that the client has left.
+        reading = asyncio.create_task(_read_requests(reader, writer, inbox))
+        try:
+            while (request := await inbox.get()) is not None:
+                received, steps = self._handle(request, number)
+                playing = asyncio.create_task(_play(steps, writer, received))
+                try:
+                    await asyncio.wait({playing, reading}, return_when=asyncio.FIRST_COMPLETED)
+                    if not playing.done() or isinstance(playing.exception(), ConnectionError):
+                        received.closed.set()
+                        return
+                    usable = playing.result()
+                    received.finished.set()
+                    if not usable or not request.keep_alive:
+                        return
+                finally:
+                    playing.cancel()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def _handle(self, request: _Request, number: int) -> tuple[Received, list[Step]]:
+        """Record a request if it is for a chat answer, and decide what to answer."""
+        path = request.path.partition("?")[0]
+        body = request.json_object()
+        received = Received(request.path, request.headers, body or {}, request.raw, number)
+        is_chat = request.method == "POST" and path.endswith("/chat/completions")
+        if is_chat:
+            with self._arrived:
+                self._requests.append(received)
+                self._arrived.notify_all()
+        authorization = request.headers.get("authorization", "")
+        if self._api_key is not None and authorization != f"Bearer {self._api_key}":
+            return received, [json_response(401, BAD_KEY)]
+        if request.method == "GET" and path.endswith("/models"):
+            return received, [json_response(200, self._model_list())]
+        if not request.method or (is_chat and body is None):
+            message = "The request is not HTTP with a JSON object in its body."
+            return received, [json_response(400, openai_error(message, "invalid_request_error"))]
+        if not is_chat:
+            error = openai_error(f"No route {request.method} {path}.", "not_found_error")
+            return received, [json_response(404, error)]
+        return received, self._choose(received.body).steps(received.body)
+
+    def _choose(self, body: dict[str, Any]) -> Reply:
+        """Return the reply for a chat request, and take it out of the queue if it is from there."""
+        with self._arrived:
+            if self._queue:
+                # A rejected request leaves its reply for the client's next attempt.
+                return self._queue[0] if self._queue[0].rejected(body) else self._queue.popleft()
+        asked = _last_user_text(body)
+        found = (reply for part, reply in self._answers.items() if part in asked)
+        return next(found, self._default)
+
+    def _model_list(self) -> dict[str, Any]:
+        models = [
+            {"id": name, "object": "model", "created": 1_764_000_000, "owned_by": "llm_magic"}
+            for name in self._models
+        ]
+        return {"object": "list", "data": models}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An HTTP request; without a method if it was not one."""
+
+    method: str = ""
+    path: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes = b""
+    keep_alive: bool = False
+
+    def json_object(self) -> dict[str, Any] | None:
+        try:
+            body = json.loads(self.raw)
+        except ValueError:
+            return None
+        return body if isinstance(body, dict) else None
+
+
+async def _read_requests(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    inbox: asyncio.Queue[_Request | None],
+) -> None:
+    """Put the requests of a connection into the inbox until the client leaves, then None."""
+    try:
+        while True:
+            await inbox.put(await _read_request(reader, writer))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        pass
+    except (ValueError, asyncio.LimitOverrunError):
+        await inbox.put(_Request())
+        while await reader.read(_JOINED_WRITE):
+            pass  # The rest means nothing, but the client's leaving does.
+    finally:
+        inbox.put_nowait(None)
+
+
+async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Request:
+    """Read one request. Raises ValueError if it is not HTTP."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = head.strip().split("\r\n")
+    method, path, version = first.split(" ")
+    pairs = (line.partition(":") for line in lines)
+    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if headers.get("expect", "").lower() == "100-continue":
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        raw = await _read_chunked(reader)
+    else:
+        raw = await reader.readexactly(int(headers.get("content-length", "0")))
+    keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
+    return _Request(method, path, headers, raw, keep_alive)
+
+
+async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
+    body = bytearray()
+    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+        body += await reader.readexactly(size)
+        await reader.readuntil(b"\r\n")
+    while await reader.readuntil(b"\r\n") != b"\r\n":
+        pass  # a trailer
+    return bytes(body)
+
+
+async def _play(steps: list[Step], writer: asyncio.StreamWriter, received: Received) -> bool:
+    """Do the steps of a reply; return whether the connection is still usable after it.
+
+    Pauses add up to absolute times, so that late wake-ups do not slow a paced stream down.
+    """
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    waiting = bytearray()
+    chunks = 0
+    for step in [*steps, 0.0]:
+        if isinstance(step, bytes):
+            waiting += step
+            chunks += isinstance(step, ContentBytes)
+            if len(waiting) < _JOINED_WRITE:
+                continue
+        if waiting:
+            writer.write(bytes(waiting))
+            await writer.drain()
+            waiting.clear()
+            received.sent_chunks += chunks
+            chunks = 0
+        if isinstance(step, int | float) and step:
+            due += step
+            await asyncio.sleep(max(0.0, due - loop.time()))
+        elif isinstance(step, Repeat):
+            while True:
+                writer.write(step.data)
+                await writer.drain()
+                await asyncio.sleep(step.interval)
+        elif isinstance(step, Signal):
+            if step is RESET:
+                _reset(writer)
+            if step in (RESET, CLOSE):
+                return False
+            await asyncio.Event().wait()  # HANG
+    return True
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Make the system answer the client with RST: close without lingering."""
+    linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
+
+
+def _bound_socket(address: tuple[str, int]) -> socket.socket:
+    """Return a socket that has the address but does not listen yet."""
+    bound = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        if os.name == "posix":
+            # The port may still be busy with closed connections of the server before.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _as_reply(answer: str | Reply) -> Reply:
+    return Reply(answer) if isinstance(answer, str) else answer
+
+
+def _last_user_text(body: Mapping[str, Any]) -> str:
+    """Return the text of the last user message of a chat request."""
+    messages = body.get("messages")
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, Mapping) and message.get("role") == "user":
+            return message_text(message)
+    return ""

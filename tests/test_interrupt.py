@@ -1,0 +1,190 @@
+"""Ctrl-C in every phase of a call: soon over, connection closed, partial answer kept."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+import llm_magic
+from llm_magic import session
+from llm_magic.errors import Interrupted
+from llm_magic.testing import FAULTS, Reply, ScriptedServer
+from tests.conftest import KEY, Ran, Terminal
+
+SLOW = Reply("One two three four five six. " * 20, tokens_per_second=50)
+
+
+def interrupted_when(
+    ready: Callable[[], bool], run: Callable[[], Ran], patience: float = 5.0
+) -> tuple[Ran, float]:
+    """Runs a cell, sends the interrupt once ready, and says how long it took to return."""
+    sent = 0.0
+
+    def watch() -> None:
+        nonlocal sent
+        end = time.monotonic() + patience
+        while not ready() and time.monotonic() < end:
+            time.sleep(0.005)
+        sent = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    ran = run()
+    returned = time.monotonic()
+    watcher.join()
+    return ran, returned - sent
+
+
+@pytest.fixture
+def warm(terminal: Terminal, server: ScriptedServer) -> Terminal:
+    """A terminal that has asked once, so that openai is imported."""
+    terminal.run("%llm Hello")
+    server.reset()
+    return terminal
+
+
+def test_while_waiting_for_the_headers(warm: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(Reply("Too late.", delay=60))
+
+    ran, seconds = interrupted_when(
+        lambda: bool(server.requests), lambda: warm.run("%%llm answer <<\nHello")
+    )
+
+    assert type(ran.error) is Interrupted
+    assert seconds < 0.5
+    assert server.requests[0].closed.wait(1)
+    assert "answer" not in warm.shell.user_ns
+    assert "nothing had come yet" in ran.out
+
+
+def test_while_streaming(warm: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(SLOW)
+
+    ran, seconds = interrupted_when(
+        lambda: bool(server.requests) and server.requests[0].sent_chunks > 10,
+        lambda: warm.run("%%llm answer <<\nHello"),
+    )
+
+    assert type(ran.error) is Interrupted
+    assert isinstance(ran.error, KeyboardInterrupt)
+    assert seconds < 0.5
+    assert server.requests[0].closed.wait(1)
+    assert SLOW.text.startswith(ran.error.text)
+    assert len(ran.error.text) > 20
+    assert ran.error.text in ran.out
+    assert "stopped, incomplete" in ran.out
+    assert len(ran.error._render_traceback_()) <= 3
+    assert ran.error.response.finish_reason == "interrupted"
+    assert ran.error.response.usage.output_tokens > 5
+    assert ran.error.response.usage.estimated
+    assert "answer" not in warm.shell.user_ns
+
+
+def test_in_a_stall(warm: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(FAULTS["stall_pings"])
+
+    ran, seconds = interrupted_when(
+        lambda: bool(server.requests) and server.requests[0].sent_chunks >= 2,
+        lambda: warm.run("%llm Hello"),
+    )
+
+    assert type(ran.error) is Interrupted
+    assert seconds < 0.5
+    assert server.requests[0].closed.wait(1)
+
+
+def test_while_backing_off(warm: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(Reply(status=429, headers={"Retry-After": "50"}))
+
+    ran, seconds = interrupted_when(
+        lambda: bool(server.requests) and server.requests[0].finished.is_set(),
+        lambda: warm.run("%llm Hello"),
+    )
+
+    assert type(ran.error) is Interrupted
+    assert seconds < 0.5
+    assert len(server.requests) == 1
+
+
+def test_while_connecting(warm: Terminal, unanswered_address: str) -> None:
+    warm.run("%config LLMMagic.timeout = 30")
+    warm.run(f"%config LLMMagic.base_url = 'http://{unanswered_address}/v1'")
+    began = time.monotonic()
+
+    ran, seconds = interrupted_when(
+        lambda: time.monotonic() > began + 0.3, lambda: warm.run("%llm -m any Hello")
+    )
+
+    assert type(ran.error) is Interrupted
+    assert seconds < 0.5
+
+
+def test_while_importing_openai(terminal: Terminal, server: ScriptedServer) -> None:
+    """The very first call: the client is still being imported on another thread."""
+    server.enqueue(Reply("Too late.", delay=60))
+    began = time.monotonic()
+
+    ran, seconds = interrupted_when(
+        lambda: time.monotonic() > began + 0.05, lambda: terminal.run("%llm Hello")
+    )
+
+    assert type(ran.error) is Interrupted
+    assert seconds < 0.8
+
+
+def test_next_cell_works_and_nothing_runs_on(warm: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(SLOW)
+    interrupted_when(
+        lambda: bool(server.requests) and server.requests[0].sent_chunks > 3,
+        lambda: warm.run("%llm Hello"),
+    )
+
+    assert warm.run("%llm And now?").value.text == "This is a scripted answer."
+    running = session.current()
+    assert running._loop
+    left = asyncio.run_coroutine_threadsafe(_other_tasks(), running._loop).result(2)
+    assert left == 0
+
+
+def test_ask_raises_it_too(warm: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(SLOW)
+    warm.run("import llm_magic")
+
+    ran, seconds = interrupted_when(
+        lambda: bool(server.requests) and server.requests[0].sent_chunks > 3,
+        lambda: warm.run("llm_magic.ask('Hello')"),
+    )
+
+    assert type(ran.error) is Interrupted
+    assert seconds < 0.5
+    assert server.requests[0].closed.wait(1)
+
+
+def test_cancelled_aask_closes_the_connection(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.enqueue(SLOW)
+
+    async def main() -> None:
+        call = asyncio.create_task(llm_magic.aask("Hello"))
+        while not (server.requests and server.requests[0].sent_chunks > 3):
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(main())
+
+    assert server.requests[0].closed.wait(1)
+
+
+async def _other_tasks() -> int:
+    await asyncio.sleep(0.05)
+    return len(asyncio.all_tasks()) - 1
