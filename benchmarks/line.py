@@ -41,7 +41,11 @@ def server(tokens: int, delay: float = 0.0, rate: float = 0.0) -> Iterator[str]:
     ) as process:
         assert process.stdout
         url = process.stdout.readline().strip()
-        os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "bench", "LLM_MAGIC_MODEL": "bench"}
+        os.environ |= {
+            "OPENAI_BASE_URL": url,
+            "OPENAI_API_KEY": "bench",
+            "LLM_MAGIC_MODEL": "bench",
+        }
         yield url
 
 

@@ -58,10 +58,10 @@ def use_demo_model() -> None:
     global _server
     session = current()
     session.settings.read_environment()
-    if api_key() or session.settings.base_url != OPENAI_URL:
-        if _server is None or session.settings.base_url != _server.url:
-            print("Live: the answers come from a real server.")
-            return
+    in_use = _server is not None and session.settings.base_url == _server.url
+    if not in_use and (api_key() or session.settings.base_url != OPENAI_URL):
+        print("Live: the answers come from a real server.")
+        return
     if _server is None:
         _server = ScriptedServer(_answers(), default=_paced(_UNKNOWN), models=[MODEL])
         _server.start()
@@ -106,4 +106,4 @@ def run_in_terminal(path: Path) -> bool:
 
 if __name__ == "__main__":
     os.environ.setdefault("IPYTHONDIR", str(Path(".venv") / "ipython"))
-    sys.exit(not all([run_in_terminal(Path(each)) for each in sys.argv[1:]]))
+    sys.exit(not all(run_in_terminal(Path(each)) for each in sys.argv[1:]))

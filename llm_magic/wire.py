@@ -66,25 +66,7 @@ class OpenAIWire:
         Raises:
             AuthenticationFailed: No key, and the server is not a local one.
         """
-        if self._client is None:
-            if not self._key and not self._local:
-                raise AuthenticationFailed(
-                    f"No API key for {self.host}: nothing was sent.",
-                    fix="Put OPENAI_API_KEY=... into a .env file beside the notebook, or use a "
-                    "local server: %config LLMMagic.base_url = 'http://localhost:11434/v1'",
-                )
-            # Half a second of importing; in a thread, so that other answers keep streaming.
-            await asyncio.to_thread(__import__, "openai")
-            from openai import AsyncOpenAI
-
-            # Retries and time limits are the engine's: the client retries an empty account,
-            # and its read timeout is reset by keep-alive pings.
-            self._client = AsyncOpenAI(
-                base_url=self.base_url,
-                api_key=self._key or "not-needed",
-                max_retries=0,
-                timeout=None,
-            )
+        await self._connected()
 
     def body(self, request: Request) -> dict[str, Any]:
         """The exact JSON body that this server is sent."""
@@ -119,9 +101,8 @@ class OpenAIWire:
         Raises:
             LLMError: When the server does not say.
         """
-        await self.ready()
-        assert self._client
-        listed: Any = await self._guarded(self._client.get("/models", cast_to=object))
+        client = await self._connected()
+        listed: Any = await self._guarded(client.get("/models", cast_to=object))
         data = listed.get("data") if isinstance(listed, dict) else None
         return [str(item["id"]) for item in data or [] if isinstance(item, dict) and "id" in item]
 
@@ -130,16 +111,37 @@ class OpenAIWire:
         if self._client:
             await self._client.close()
 
+    async def _connected(self) -> AsyncOpenAI:
+        if self._client is None:
+            if not self._key and not self._local:
+                raise AuthenticationFailed(
+                    f"No API key for {self.host}: nothing was sent.",
+                    fix="Put OPENAI_API_KEY=... into a .env file beside the notebook, or use a "
+                    "local server: %config LLMMagic.base_url = 'http://localhost:11434/v1'",
+                )
+            # Half a second of importing; in a thread, so that other answers keep streaming.
+            await asyncio.to_thread(__import__, "openai")
+            from openai import AsyncOpenAI
+
+            # Retries and time limits are the engine's: the client retries an empty account,
+            # and its read timeout is reset by keep-alive pings.
+            self._client = AsyncOpenAI(
+                base_url=self.base_url,
+                api_key=self._key or "not-needed",
+                max_retries=0,
+                timeout=None,
+            )
+        return self._client
+
     async def _open(self, request: Request) -> Any:
         """The answer's open stream; a field that the server refuses is given up, once."""
-        await self.ready()
-        assert self._client
+        client = await self._connected()
         given_up: set[str] = set()
         while True:
             body = self.body(request)
             fixed = {key: body.pop(key) for key in ("model", "messages", "stream")}
             try:
-                sending = self._client.chat.completions.create(**fixed, extra_body=body)
+                sending = client.chat.completions.create(**fixed, extra_body=body)
                 return await self._guarded(sending, request.model)
             except ProviderError as error:
                 field = self._unwanted_field(error, body, request)

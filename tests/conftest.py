@@ -28,7 +28,8 @@ KEY = "sk-MARKER-5ecret-0f-the-tests"
 def pytest_configure() -> None:
     """Keeps this process, and by PYTHONPATH the kernels it starts, on the machine."""
     spec = importlib.util.spec_from_file_location("network_guard", GUARD / "sitecustomize.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     if "sitecustomize" not in sys.modules or not hasattr(sys.modules["sitecustomize"], "_is_local"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     os.environ["PYTHONPATH"] = str(GUARD)

@@ -217,7 +217,9 @@ def test_refused_field_is_given_up_once_and_remembered(
     assert all(kept in body for body in bodies[1:])
 
 
-def test_server_that_takes_no_cap_at_all_says_so(terminal: Terminal, server: ScriptedServer) -> None:
+def test_server_that_takes_no_cap_at_all_says_so(
+    terminal: Terminal, server: ScriptedServer
+) -> None:
     picky = Reply("Fine.", rejects=("max_tokens", "max_completion_tokens"))
     server.enqueue(picky, picky, picky)
 

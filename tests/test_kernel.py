@@ -113,7 +113,7 @@ def test_response_shows_itself_in_a_later_cell(kernel: Kernel) -> None:
 
 
 def test_line_magic_assigns_a_question(kernel: Kernel, server: ScriptedServer) -> None:
-    shown = kernel.run("x = %llm --max-tokens 50 What's \"up\", {{ 6 * 7 }}?")
+    shown = kernel.run('x = %llm --max-tokens 50 What\'s "up", {{ 6 * 7 }}?')
 
     assert not shown.of("error")
     assert kernel.value("str(x)") == "This is a scripted answer."
@@ -132,9 +132,9 @@ def test_capture_above_the_cell_magic(kernel: Kernel) -> None:
     shown = kernel.run("%%capture out\n%%llm\nHello")
 
     assert shown.of("display_data") == []
-    assert kernel.value("[o.data['text/plain'] for o in out.outputs]") == [
-        "This is a scripted answer."
-    ]
+    # (IPython adds an empty output for a returned value that displayed itself.)
+    captured = kernel.value("[o.data.get('text/plain') for o in out.outputs if o.data]")
+    assert captured == ["This is a scripted answer."]
 
 
 def test_alias_with_options(kernel: Kernel, server: ScriptedServer) -> None:

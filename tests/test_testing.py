@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from llm_magic import replies
 from llm_magic.testing import FAULTS, QUIRKS, Received, Reply, ScriptedServer
+from llm_magic.testing.playback import steps as steps_of
+from llm_magic.testing.replies import ContentBytes
 
 CHAT = "/v1/chat/completions"
 ERROR_STATUS = {
@@ -378,7 +379,7 @@ def check_quirk(name: str, stream: list[Any], data: bytes) -> None:
 
 
 def test_split_utf8_comes_in_separate_writes(server: ScriptedServer) -> None:
-    steps = Reply("ä", fault="split_utf8").steps(ask())
+    steps = steps_of(Reply("ä", fault="split_utf8"), ask())
     pause = next(i for i, step in enumerate(steps) if isinstance(step, float))
     before, after = steps[pause - 1], steps[pause + 1]
     assert isinstance(before, bytes)
@@ -717,9 +718,9 @@ def test_reply_is_deterministic_and_counts() -> None:
     reply = Reply(deltas=["one ", "two"], cached_tokens=3, prompt_tokens=9, completion_tokens=2)
     assert reply.text == "one two"
     body = ask(stream_options={"include_usage": True})
-    assert reply.steps(body) == reply.steps(body)
-    contents = [step for step in reply.steps(body) if isinstance(step, replies.ContentBytes)]
+    assert steps_of(reply, body) == steps_of(reply, body)
+    contents = [step for step in steps_of(reply, body) if isinstance(step, ContentBytes)]
     assert len(contents) == 2
-    usage = json.loads(Reply.steps(reply, ask(stream=False))[-1].partition(b"\r\n\r\n")[2])["usage"]  # type: ignore[union-attr]
+    usage = json.loads(steps_of(reply, ask(stream=False))[-1].partition(b"\r\n\r\n")[2])["usage"]  # type: ignore[union-attr]
     assert usage["prompt_tokens_details"] == {"cached_tokens": 3}
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (9, 2)

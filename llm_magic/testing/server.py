@@ -1,76 +1,24 @@
-"""An OpenAI-compatible chat server on loopback, scripted: for tests without a provider.
-
-It streams what it is told to, at a real pace, and produces on demand the faults and the oddities
-of real servers; it records every request and notices at once when the client leaves.
-"""
+"""The scripted server itself: a thread, a listener, and which reply a request gets."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import socket
-import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from llm_magic.replies import (
-    BAD_KEY,
-    CLOSE,
-    FAULTS,
-    QUIRKS,
-    RESET,
-    ContentBytes,
-    Repeat,
-    Reply,
-    Signal,
-    Step,
-    json_response,
-    message_text,
-    openai_error,
-)
-
-__all__ = ["FAULTS", "QUIRKS", "Received", "Reply", "ScriptedServer"]
+from llm_magic.testing.connection import Received, Request, play, read_requests
+from llm_magic.testing.playback import BAD_KEY, json_response, message_text, openai_error, steps
+from llm_magic.testing.replies import Reply, Step
 
 _T = TypeVar("_T")
-# Bytes: short writes are joined up to here, since a system call for each token costs more
-# than making the token.
-_JOINED_WRITE: Final = 65_536
 _LONGEST_HEAD: Final = 1_048_576
-
-
-@dataclass(eq=False)
-class Received:
-    """A chat request as the server got it, and what has become of the reply to it.
-
-    Attributes:
-        path: The requested path, with the query.
-        headers: The request headers, names in lower case. Not shown by `repr`: they hold the key.
-        body: The parsed JSON body; empty if the body was not a JSON object.
-        raw: The body as it came.
-        connection: The number of the connection, counted from 1.
-        at: When the request was complete, in seconds of `time.monotonic`.
-        sent_chunks: Content chunks given to the socket so far.
-        closed: Set when the client has left before the reply was complete.
-        finished: Set when the reply has been played to its end.
-    """
-
-    path: str
-    headers: Mapping[str, str] = field(repr=False)
-    body: dict[str, Any]
-    raw: bytes = field(repr=False)
-    connection: int
-    at: float = field(default_factory=time.monotonic)
-    sent_chunks: int = 0
-    closed: threading.Event = field(default_factory=threading.Event, repr=False)
-    finished: threading.Event = field(default_factory=threading.Event, repr=False)
 
 
 class ScriptedServer:
@@ -252,13 +200,13 @@ class ScriptedServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
         number = next(self._numbers)
-        inbox: asyncio.Queue[_Request | None] = asyncio.Queue()
+        inbox: asyncio.Queue[Request | None] = asyncio.Queue()
         # Reading goes on during a reply, and its end is how we know that the client has left.
-        reading = asyncio.create_task(_read_requests(reader, writer, inbox))
+        reading = asyncio.create_task(read_requests(reader, writer, inbox))
         try:
             while (request := await inbox.get()) is not None:
                 received, steps = self._handle(request, number)
-                playing = asyncio.create_task(_play(steps, writer, received))
+                playing = asyncio.create_task(play(steps, writer, received))
                 try:
                     await asyncio.wait({playing, reading}, return_when=asyncio.FIRST_COMPLETED)
                     if not playing.done() or isinstance(playing.exception(), ConnectionError):
@@ -274,7 +222,7 @@ class ScriptedServer:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    def _handle(self, request: _Request, number: int) -> tuple[Received, list[Step]]:
+    def _handle(self, request: Request, number: int) -> tuple[Received, list[Step]]:
         """Record a request if it is for a chat answer, and decide what to answer."""
         path = request.path.partition("?")[0]
         body = request.json_object()
@@ -295,7 +243,7 @@ class ScriptedServer:
         if not is_chat:
             error = openai_error(f"No route {request.method} {path}.", "not_found_error")
             return received, [json_response(404, error)]
-        return received, self._choose(received.body).steps(received.body)
+        return received, steps(self._choose(received.body), received.body)
 
     def _choose(self, body: dict[str, Any]) -> Reply:
         """Return the reply for a chat request, and take it out of the queue if it is from there."""
@@ -313,115 +261,6 @@ class ScriptedServer:
             for name in self._models
         ]
         return {"object": "list", "data": models}
-
-
-@dataclass(frozen=True)
-class _Request:
-    """An HTTP request; without a method if it was not one."""
-
-    method: str = ""
-    path: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    raw: bytes = b""
-    keep_alive: bool = False
-
-    def json_object(self) -> dict[str, Any] | None:
-        try:
-            body = json.loads(self.raw)
-        except ValueError:
-            return None
-        return body if isinstance(body, dict) else None
-
-
-async def _read_requests(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    inbox: asyncio.Queue[_Request | None],
-) -> None:
-    """Put the requests of a connection into the inbox until the client leaves, then None."""
-    try:
-        while True:
-            await inbox.put(await _read_request(reader, writer))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
-    except (ValueError, asyncio.LimitOverrunError):
-        await inbox.put(_Request())
-        while await reader.read(_JOINED_WRITE):
-            pass  # The rest means nothing, but the client's leaving does.
-    finally:
-        inbox.put_nowait(None)
-
-
-async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Request:
-    """Read one request. Raises ValueError if it is not HTTP."""
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    first, *lines = head.strip().split("\r\n")
-    method, path, version = first.split(" ")
-    pairs = (line.partition(":") for line in lines)
-    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    if headers.get("expect", "").lower() == "100-continue":
-        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        raw = await _read_chunked(reader)
-    else:
-        raw = await reader.readexactly(int(headers.get("content-length", "0")))
-    keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
-    return _Request(method, path, headers, raw, keep_alive)
-
-
-async def _read_chunked(reader: asyncio.StreamReader) -> bytes:
-    body = bytearray()
-    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-        body += await reader.readexactly(size)
-        await reader.readuntil(b"\r\n")
-    while await reader.readuntil(b"\r\n") != b"\r\n":
-        pass  # a trailer
-    return bytes(body)
-
-
-async def _play(steps: list[Step], writer: asyncio.StreamWriter, received: Received) -> bool:
-    """Do the steps of a reply; return whether the connection is still usable after it.
-
-    Pauses add up to absolute times, so that late wake-ups do not slow a paced stream down.
-    """
-    loop = asyncio.get_running_loop()
-    due = loop.time()
-    waiting = bytearray()
-    chunks = 0
-    for step in [*steps, 0.0]:
-        if isinstance(step, bytes):
-            waiting += step
-            chunks += isinstance(step, ContentBytes)
-            if len(waiting) < _JOINED_WRITE:
-                continue
-        if waiting:
-            writer.write(bytes(waiting))
-            await writer.drain()
-            waiting.clear()
-            received.sent_chunks += chunks
-            chunks = 0
-        if isinstance(step, int | float) and step:
-            due += step
-            await asyncio.sleep(max(0.0, due - loop.time()))
-        elif isinstance(step, Repeat):
-            while True:
-                writer.write(step.data)
-                await writer.drain()
-                await asyncio.sleep(step.interval)
-        elif isinstance(step, Signal):
-            if step is RESET:
-                _reset(writer)
-            if step in (RESET, CLOSE):
-                return False
-            await asyncio.Event().wait()  # HANG
-    return True
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    """Make the system answer the client with RST: close without lingering."""
-    linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    writer.transport.abort()
 
 
 def _bound_socket(address: tuple[str, int]) -> socket.socket:

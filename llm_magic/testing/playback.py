@@ -1,184 +1,17 @@
-"""What the scripted server says: a `Reply` and the bytes, pauses and faults it turns into.
-
-Nothing here does I/O. `Reply.steps` gives a list that `llm_magic.testing.ScriptedServer` plays;
-`FAULTS` and `QUIRKS` are ready-made replies for what providers and local servers really do.
-"""
+"""A `Reply` as the bytes, pauses and faults that the scripted server plays. Nothing does I/O."""
 
 from __future__ import annotations
 
-import enum
 import http
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
-Fault = Literal[
-    "close_before_headers", "cut", "reset", "end_early", "done_without_finish",
-    "error_in_stream", "event_error", "old_vllm_error", "field_error", "raw_line",
-    "stall", "stall_pings", "malformed_json", "invalid_utf8", "split_utf8",
-    "empty", "hang_after_finish",
-]  # fmt: skip
-Finish = Literal["stop", "length", "content_filter", "tool_calls"]
-ReasoningField = Literal["reasoning_content", "reasoning", "think"]
-Usage = Literal["own_chunk", "finish_chunk", "every_chunk", "never"]
-Role = Literal["first", "every", "never", "null", "with_text"]
-Ids = Literal["same", "changing"]
+from llm_magic.testing.replies import CLOSE, HANG, RESET, ContentBytes, Repeat, Reply, Step
 
-
-class Signal(enum.Enum):
-    """A step that is neither bytes nor a pause."""
-
-    HANG = "keep the connection open, silently, until the client leaves"
-    RESET = "reset the connection (TCP RST)"
-    CLOSE = "close the connection (TCP FIN) in the middle of the body"
-
-
-HANG: Final = Signal.HANG
-RESET: Final = Signal.RESET
-CLOSE: Final = Signal.CLOSE
-
-
-class ContentBytes(bytes):
-    """Bytes that complete one content chunk; the server counts these."""
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """Write `data` every `interval` seconds until the client leaves."""
-
-    data: bytes
-    interval: float
-
-
-# bytes are written as they are (HTTP head and chunk framing included), a float is a pause in s.
-Step = bytes | float | Signal | Repeat
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer of the scripted server: its text, its shape on the wire, its pace, its fault.
-
-    A content chunk is one that carries a piece of the text, the reasoning or the refusal.
-
-    Attributes:
-        text: The answer.
-        reasoning: Sent before the text, in `reasoning_field` ("think": as `<think>…</think>`
-            at the start of the text).
-        refusal: Sent as `refusal` instead of a text.
-        finish: The finish_reason; None: the stream ends normally with a null one.
-        model: The model name in the answer; None: the requested one.
-        deltas: The exact pieces of the text; None: word-like pieces of about 4 characters.
-        usage: Where the token counts are; "own_chunk" only if the request asks for them.
-        prompt_tokens: None: 1 for each 4 characters of the messages.
-        completion_tokens: None: 1 for each 4 characters of reasoning, refusal and text.
-        cached_tokens: How many prompt tokens the usage calls cached.
-        role: Which chunks have a `role` ("null": every one, with the value null).
-        ids: Whether all chunks have the same `id`.
-        empty_deltas: Add deltas whose content is "", null or missing.
-        first_chunk_without_choices: Begin with a chunk with `choices: []`, as Azure does.
-        null_choices: Add a chunk with `choices: null`.
-        one_chunk: Send the whole text in one delta.
-        last_text_on_finish: Put the last piece of text on the chunk with the finish_reason.
-        done: Send `[DONE]`.
-        content_type: Of the stream; "" for no such header.
-        crlf: End the lines of the stream with CR LF.
-        stream: False: ignore `"stream": true` and answer with one JSON body.
-        delay: Seconds before the headers.
-        first_token_delay: Seconds between the headers and the first content chunk.
-        tokens_per_second: Content chunks in a second; None: as fast as the socket takes them.
-        ping_interval: Seconds between the pings of "stall_pings".
-        status: The HTTP status; another one than 200 sends `error` or a plain error body.
-        error: JSON body sent, exactly as given, instead of an answer.
-        raw: Body sent instead of an answer, with the content type `raw_type`.
-        headers: More response headers.
-        fault: What goes wrong.
-        after: Content chunks before the fault; 0: the fault comes before any chunk.
-        rejects: Request fields that are answered with 400 instead.
-    """
-
-    text: str = ""
-    _: KW_ONLY
-    reasoning: str = ""
-    reasoning_field: ReasoningField = "reasoning_content"
-    refusal: str = ""
-    finish: Finish | None = "stop"
-    model: str | None = None
-    deltas: Sequence[str] | None = None
-    usage: Usage = "own_chunk"
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int = 0
-    role: Role = "first"
-    ids: Ids = "same"
-    empty_deltas: bool = False
-    first_chunk_without_choices: bool = False
-    null_choices: bool = False
-    one_chunk: bool = False
-    last_text_on_finish: bool = False
-    done: bool = True
-    content_type: str = "text/event-stream"
-    crlf: bool = False
-    stream: bool = True
-    delay: float = 0.0
-    first_token_delay: float = 0.0
-    tokens_per_second: float | None = None
-    ping_interval: float = 0.1
-    status: int = 200
-    error: Any = None
-    raw: bytes | None = None
-    raw_type: str = "text/html"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    fault: Fault | None = None
-    after: int = 2
-    rejects: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        """Check what a typing error would otherwise turn into a silently harmless reply."""
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {allowed}")
-        if isinstance(self.rejects, str):
-            raise ValueError(f"rejects must be a sequence of names: ({self.rejects!r},)")
-        if self.deltas is not None:
-            joined = "".join(self.deltas)
-            if self.text not in ("", joined):
-                raise ValueError(f"deltas give {joined!r}, but text is {self.text!r}")
-            object.__setattr__(self, "text", joined)
-        if self.fault == "split_utf8" and self.text.isascii():
-            raise ValueError("split_utf8 needs a text with a character outside ASCII")
-        if self.tokens_per_second is not None and self.tokens_per_second <= 0:
-            raise ValueError(f"tokens_per_second must be above 0, not {self.tokens_per_second}")
-
-    @property
-    def line_end(self) -> bytes:
-        """What ends a line of the stream."""
-        return b"\r\n" if self.crlf else b"\n"
-
-    def rejected(self, request: Mapping[str, Any]) -> str | None:
-        """Return the first request field that this reply rejects, if there is one."""
-        return next((name for name in self.rejects if name in request), None)
-
-    def steps(self, request: Mapping[str, Any]) -> list[Step]:
-        """Return what the server has to do to answer the request, in order.
-
-        Args:
-            request: The parsed JSON body of the chat request.
-        """
-        return [*([self.delay] if self.delay else []), *_answer_steps(self, request)]
-
-
-_CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
-    "fault": (*get_args(Fault), None),
-    "finish": (*get_args(Finish), None),
-    "reasoning_field": get_args(ReasoningField),
-    "usage": get_args(Usage),
-    "role": get_args(Role),
-    "ids": get_args(Ids),
-}
 # Fixed, so that a reply is the same bytes every time.
 _ID: Final = "chatcmpl-scripted"
 _CREATED: Final = 1_764_000_000
@@ -221,7 +54,7 @@ def openai_error(
 BAD_KEY: Final = openai_error(
     "Incorrect API key provided.", "invalid_request_error", code="invalid_api_key"
 )
-_ERRORS: Final[Mapping[str, dict[str, Any]]] = {
+ERRORS: Final[Mapping[str, dict[str, Any]]] = {
     "error_in_stream": openai_error(
         "The engine stopped while it was generating.", "InternalServerError", code=500
     ),
@@ -243,6 +76,16 @@ _ERRORS: Final[Mapping[str, dict[str, Any]]] = {
         "type": "server_error",
     },
 }
+
+
+def steps(reply: Reply, request: Mapping[str, Any]) -> list[Step]:
+    """Return what the server has to do to answer a request, in order.
+
+    Args:
+        reply: The answer.
+        request: The parsed JSON body of the chat request.
+    """
+    return [*([reply.delay] if reply.delay else []), *_answer_steps(reply, request)]
 
 
 def _answer_steps(reply: Reply, request: Mapping[str, Any]) -> Iterator[Step]:
@@ -328,7 +171,7 @@ def _damage(reply: Reply, event: bytes, name: str, *, here: bool) -> Iterator[St
 
 def _fault_ending(reply: Reply) -> list[Step]:
     """Return the steps that end the stream too early; none when it ends regularly."""
-    error = _encode(_ERRORS.get(reply.fault or "", {}))
+    error = _encode(ERRORS.get(reply.fault or "", {}))
     done = [_event("[DONE]", reply)] if reply.done else []
     match reply.fault:
         case "cut":
@@ -434,7 +277,7 @@ def _json_steps(reply: Reply, request: Mapping[str, Any]) -> Iterator[Step]:
     rate = reply.tokens_per_second
     if seconds := reply.first_token_delay + ((len(deltas) - 1) / rate if rate and deltas else 0.0):
         yield seconds
-    error = _ERRORS.get(reply.fault or "")
+    error = ERRORS.get(reply.fault or "")
     if error is not None:
         yield json_response(500, error, reply.headers)
         return
@@ -548,120 +391,3 @@ def _head(status: int, own: Mapping[str, str], headers: Mapping[str, str]) -> by
 
 # A catalogue, one reply for each fault. The bodies are made up, in the shapes that OpenAI, Azure,
 # Anthropic, vLLM and llama.cpp really send.
-_TEXT: Final = "The answer is forty-two, and the rest of this sentence makes it long enough."
-_PAGE: Final = b"<!doctype html><html><head><title>%b</title></head><body>%b</body></html>"
-FAULTS: Final[Mapping[str, Reply]] = MappingProxyType({
-    "rate_limited": Reply(
-        status=429,
-        error=openai_error("Rate limit reached.", "requests", code="rate_limit_exceeded"),
-        headers={"Retry-After": "1"},
-    ),
-    "rate_limited_long": Reply(
-        status=429,
-        error=openai_error("Daily limit reached.", "requests", code="rate_limit_exceeded"),
-        headers={"Retry-After": "999"},
-    ),
-    "rate_limited_no_header": Reply(
-        status=429,
-        error=openai_error("Rate limit reached.", "requests", code="rate_limit_exceeded"),
-    ),
-    "out_of_credit": Reply(
-        status=429,
-        error=openai_error(
-            "Your account has no credit left.", "insufficient_quota", code="insufficient_quota"
-        ),
-    ),
-    "bad_key": Reply(status=401, error=BAD_KEY),
-    "unknown_model": Reply(
-        status=404,
-        error=openai_error(
-            "There is no model of this name.", "invalid_request_error", "model", "model_not_found"
-        ),
-    ),
-    "context_too_long": Reply(
-        status=400,
-        error=openai_error(
-            "This model's maximum context length is 1024 tokens, the messages have 20019.",
-            "invalid_request_error",
-            "messages",
-            "context_length_exceeded",
-        ),
-    ),
-    "content_filter_prompt": Reply(
-        status=400,
-        error={
-            "error": {
-                "message": "The prompt was stopped by the content filter.",
-                "type": None,
-                "param": "prompt",
-                "code": "content_filter",
-                "status": 400,
-                "innererror": {
-                    "code": "ResponsibleAIPolicyViolation",
-                    "content_filter_result": {"violence": {"filtered": True, "severity": "high"}},
-                },
-            }
-        },
-    ),
-    "server_error": Reply(status=500, headers={"x-request-id": "req_scripted"}),
-    "bad_gateway_html": Reply(status=502, raw=_PAGE % (b"502 Bad Gateway", b"nginx")),
-    "unavailable": Reply(status=503),
-    "overloaded": Reply(status=529, error=_ERRORS["event_error"]),
-    "rejects_response_format": Reply(
-        status=400,
-        error=openai_error(
-            "'response_format' is not supported with this model.",
-            "invalid_request_error",
-            "response_format",
-        ),
-    ),
-    "html_200": Reply(raw=_PAGE % (b"Sign in", b"Sign in to use this network.")),
-    "json_error_200": Reply(error=openai_error("The upstream server is gone.", "server_error")),
-    "close_before_headers": Reply(_TEXT, fault="close_before_headers"),
-    "cut": Reply(_TEXT, fault="cut"),
-    "reset": Reply(_TEXT, fault="reset"),
-    "end_early": Reply(_TEXT, fault="end_early"),
-    "done_without_finish": Reply(_TEXT, fault="done_without_finish"),
-    "error_in_stream": Reply(_TEXT, fault="error_in_stream"),
-    "error_first_in_stream": Reply(_TEXT, fault="error_in_stream", after=0),
-    "event_error": Reply(_TEXT, fault="event_error"),
-    "old_vllm_error": Reply(_TEXT, fault="old_vllm_error"),
-    "field_error": Reply(_TEXT, fault="field_error"),
-    "raw_line": Reply(_TEXT, fault="raw_line"),
-    "stall": Reply(_TEXT, fault="stall"),
-    "stall_pings": Reply(_TEXT, fault="stall_pings"),
-    "stall_before_headers": Reply(_TEXT, delay=3600.0),
-    "malformed_json": Reply(_TEXT, fault="malformed_json"),
-    "invalid_utf8": Reply(_TEXT, fault="invalid_utf8"),
-    "empty_stream": Reply(_TEXT, fault="empty"),
-    "finish_length": Reply(_TEXT, finish="length"),
-    "finish_content_filter": Reply(_TEXT, finish="content_filter"),
-    "refusal": Reply(refusal="I cannot help with that."),
-    "null_finish": Reply(_TEXT, finish=None),
-})  # fmt: skip
-# Harmless: each gives its whole text.
-QUIRKS: Final[Mapping[str, Reply]] = MappingProxyType({
-    "split_utf8": Reply("Zwölf Äpfel kosten 3 €, and 🍏 is one of them.", fault="split_utf8"),
-    "choices_empty_first": Reply(_TEXT, first_chunk_without_choices=True),
-    "choices_null": Reply(_TEXT, null_choices=True),
-    "usage_never": Reply(_TEXT, usage="never"),
-    "usage_finish_chunk": Reply(_TEXT, usage="finish_chunk"),
-    "usage_every_chunk": Reply(_TEXT, usage="every_chunk"),
-    "role_every": Reply(_TEXT, role="every"),
-    "role_never": Reply(_TEXT, role="never"),
-    "role_null": Reply(_TEXT, role="null"),
-    "role_with_text": Reply(_TEXT, role="with_text"),
-    "changing_ids": Reply(_TEXT, ids="changing"),
-    "empty_deltas": Reply(_TEXT, empty_deltas=True),
-    "one_chunk": Reply(_TEXT, one_chunk=True),
-    "last_text_on_finish": Reply(_TEXT, last_text_on_finish=True),
-    "no_done": Reply(_TEXT, done=False),
-    "think_tags": Reply(_TEXT, reasoning="Six times seven.", reasoning_field="think"),
-    "reasoning_content": Reply(_TEXT, reasoning="Six times seven."),
-    "reasoning": Reply(_TEXT, reasoning="Six times seven.", reasoning_field="reasoning"),
-    "not_streaming": Reply(_TEXT, stream=False),
-    "text_plain_type": Reply(_TEXT, content_type="text/plain; charset=utf-8"),
-    "crlf": Reply(_TEXT, crlf=True),
-    "hang_after_finish": Reply(_TEXT, fault="hang_after_finish"),
-    "ignored_response_format": Reply("Sure! Ada Lovelace was 36 years old."),
-})  # fmt: skip
