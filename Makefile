@@ -7,8 +7,10 @@ BIN := .venv/bin
 demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 	$(BIN)/python -m llm_magic.demo notebooks/01_quickstart.ipynb
 
+# The notebooks are tested against the demo model, whatever the developer has set.
 test: .venv/.dev  ## everything but the style checks
 	$(BIN)/python -m pytest --cov --cov-report=term
+	OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL= PYTHONPATH=tests/guard \
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/nbval.cfg notebooks
 
 check: .venv/.dev  ## format, lint, types, layers, spelling
@@ -25,6 +27,7 @@ bench: .venv/.dev  ## ratios against a bare openai loop
 	$(BIN)/python benchmarks/line.py
 
 notebooks: .venv/.dev  ## run the notebooks anew and save their outputs
+	OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL= \
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:

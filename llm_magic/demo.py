@@ -40,7 +40,7 @@ Two things stand out:
 orders.assign(rate=orders.returned / orders.orders).sort_values("rate")
 ```
 """,
-    "one word": "returns",
+    "one word": "returned",
 }
 _UNKNOWN = (
     "I am the demo model: a script, not a language model, and this prompt is not in it. "

@@ -13,6 +13,9 @@ from llm_magic.views.base import Feed, Silent, View
 __all__ = ["Feed", "Silent", "View", "choose", "show_report", "show_responses"]
 
 
+_ABOVE = "<Response: the answer above, with .text, .value, .usage, .model>"
+
+
 def choose(shell: Any, *, quiet: bool = False, live: bool = True) -> View:
     """The view for this shell.
 
@@ -62,7 +65,7 @@ def show_responses(shell: Any, on_screen: Callable[[Response], bool]) -> None:
         return
 
     def write(response: Response, printer: Any, _: bool) -> None:
-        printer.text(repr(response) if on_screen(response) else response.text)
+        printer.text(_ABOVE if on_screen(response) else response.text)
 
     formatters.formatters["text/plain"].for_type(Response, write)
 
