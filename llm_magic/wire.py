@@ -87,13 +87,18 @@ class OpenAIWire:
                 request may be sent again.
         """
         answer = await self._open(request)
+        fault: LLMError | None = None
         try:
             async for event in self._events(answer.response.aiter_bytes()):
                 yield event
         except BadStream as error:
-            raise self._unreadable(error) from None
+            fault = self._unreadable(error)
         finally:
             await answer.close()
+        # Raised out here, because what was unreadable may hold the key, and an error raised in
+        # an except clause carries the first one as its context.
+        if fault:
+            raise fault
 
     async def models(self) -> list[str]:
         """Names of the models that the server offers, in its order.
