@@ -114,7 +114,8 @@ class Session:
             finish(partial.text, f"{partial.status()} · stopped, incomplete")
             raise Interrupted(_stopped_message(partial), partial) from None
         except LLMError as error:
-            finish(error.text if error.usage else "", f"{request.model} · incomplete".lstrip(" ·"))
+            partial_text = feed.text()
+            finish(partial_text, _incomplete(error) if partial_text else "")
             raise
         finish(response.text, response.status())
         return response
@@ -166,6 +167,10 @@ def _stop(future: Future[Response] | None, feed: Feed, request: Request) -> Resp
         future.cancel()
         partial = feed.settle(SETTLE_SECONDS)
     return partial or Response("", Usage(estimated=True), request.model, "interrupted", value="")
+
+
+def _incomplete(error: LLMError) -> str:
+    return " · ".join(str(part) for part in (error.model, error.usage, "incomplete") if part)
 
 
 def _stopped_message(partial: Response) -> str:

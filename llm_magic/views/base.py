@@ -74,6 +74,10 @@ class Feed:
         self._closed.set()
         self._news.set()
 
+    def text(self) -> str:
+        """All words of the answer so far."""
+        return "".join(self._words)
+
     def settle(self, seconds: float) -> Response | None:
         """Waits for a cancelled call to hand over its partial answer, at most so long."""
         wait(self._settled, seconds)

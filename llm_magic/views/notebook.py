@@ -41,11 +41,12 @@ class NotebookView:
 
     def __init__(self) -> None:
         self._text = ""
-        self._label = ""
+        self._model = self._label = ""
         self._handle: Any = None
 
     def start(self, label: str) -> None:
         """Shows at once that something is on its way, and how to stop it."""
+        self._model = label
         self._label = f"{label} … (interrupt the kernel to stop)"
         self._show({"text/html": status_html(self._label), "text/plain": self._label})
 
@@ -61,7 +62,9 @@ class NotebookView:
 
     def finish(self, text: str, status: str) -> None:
         """Replaces what was shown by the form that is saved."""
-        self._show(bundle(text, status))
+        # A front end keeps an emptied output as a gap, so a call without an answer says so.
+        nothing = "" if text or status else f"{self._model} · no answer"
+        self._show(bundle(text, status or nothing))
 
     def _show(self, content: dict[str, str]) -> None:
         if self._handle:

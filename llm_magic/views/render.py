@@ -90,6 +90,13 @@ def _display_math(_: Any, tokens: Any, index: int, *__: Any) -> str:
     return f"<div>$${html.escape(tokens[index].content)}$$</div>\n"
 
 
+def _cell(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    # JupyterLab aligns the cells of HTML tables to the right, and Markdown's to the left.
+    if not tokens[index].attrGet("style"):
+        tokens[index].attrSet("style", "text-align:left")
+    return str(renderer.renderToken(tokens, index, options, env))
+
+
 _RULES = {
     "text": _text,
     "image": _image,
@@ -99,6 +106,8 @@ _RULES = {
     "math_block": _display_math,
     "math_block_label": _display_math,
     "math_block_eqno": _display_math,
+    "th_open": _cell,
+    "td_open": _cell,
 }
 
 
