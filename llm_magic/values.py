@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from llm_magic.errors import PromptError
@@ -58,39 +59,68 @@ def to_prompt(value: Any) -> str | ImageValue:
 
 
 def _table(value: Any) -> str:
+    """A frame or series in words; what is read of a large one is bounded."""
+    if hasattr(value, "iloc"):
+        label = "DataFrame"
+        if value.ndim == 1:
+            label = "Series" if value.name is None else f"Series {value.name!r}"
+            value = value.to_frame("value" if value.name is None else value.name)
+        return _summary(label, value.shape, lambda step: _plain(value.iloc[::step, :SHOWN_COLUMNS]))
     import narwhals as nw
 
-    native = nw.from_native(value, allow_series=True, pass_through=True)
-    if isinstance(native, nw.Series):
-        # A pandas series may have no name, or one that is not text.
-        label = f"Series {native.name!r}" if native.name is not None else "Series"
-        return _summary(native.alias(str(native.name or "value")).to_frame(), label)
-    if isinstance(native, nw.LazyFrame):
+    frame = nw.from_native(value, allow_series=True, pass_through=True)
+    if isinstance(frame, nw.LazyFrame):
         raise PromptError(
             "A lazy frame has no rows yet; the prompt was not sent.",
             fix="Put its rows into the prompt with {{ frame.collect() }}",
         )
-    return _summary(native, "DataFrame") if isinstance(native, nw.DataFrame) else str(value)
+    label = "DataFrame"
+    if isinstance(frame, nw.Series):
+        label, frame = f"Series {frame.name!r}", frame.to_frame()
+    if not isinstance(frame, nw.DataFrame):
+        return str(value)
+    eager = frame
+    return _summary(label, eager.shape, lambda step: eager[::step, :SHOWN_COLUMNS])
 
 
-def _summary(frame: Any, label: str) -> str:
-    rows, columns = frame.shape
-    kept = frame[:, : min(columns, SHOWN_COLUMNS)]
+def _plain(piece: Any) -> Any:
+    """A piece of a pandas frame as narwhals takes it: columns with text for names, no index."""
+    import narwhals as nw
+
+    index = piece.index
+    if not (index.nlevels == 1 and index.dtype.kind == "i" and index.name is None):
+        # The labels of describe() or value_counts() are half of what they say.
+        piece = piece.reset_index(allow_duplicates=True)
+    names: list[str] = []
+    for name in piece.columns:
+        words = " ".join(map(str, name)).strip() if isinstance(name, tuple) else str(name)
+        names.append(words if words not in names else f"{words} ({len(names) + 1})")
+    return nw.from_native(piece.set_axis(names, axis=1))
+
+
+def _summary(label: str, shape: tuple[int, int], take: Callable[[int], Any]) -> str:
+    """Shape, types, missing counts and rows.
+
+    Args:
+        label: What it is.
+        shape: Rows and columns of the whole.
+        take: Gives every so many-th row of the columns that are described.
+    """
+    rows, columns = shape
     more = "" if columns <= SHOWN_COLUMNS else f" (the first {SHOWN_COLUMNS} described)"
     lines = [f"{label}: {rows:,} rows x {columns:,} columns{more}"]
-    every = max(1, -(-rows * max(1, kept.shape[1]) // COUNTED_CELLS))
-    counted = kept if every == 1 else kept.gather_every(every)
-    missing = counted.null_count().row(0) if rows and kept.shape[1] else ()
-    where = "" if every == 1 else f" in {counted.shape[0]:,} evenly spaced rows"
-    for name, count in zip(kept.columns, missing, strict=False):
-        lines.append(f"- {name}: {kept[name].dtype}, {int(count):,} missing{where}")
+    every = max(1, -(-rows * min(columns, SHOWN_COLUMNS) // COUNTED_CELLS))
+    counted = take(every)
+    missing = counted.null_count().row(0) if rows and counted.columns else ()
+    where = "" if every == 1 else f" in {len(counted):,} evenly spaced rows"
+    types = list(counted.schema.items())
     if not rows:
-        lines += [f"- {name}: {dtype}" for name, dtype in kept.schema.items()]
-        return "\n".join(lines)
-    sample = kept if rows <= WHOLE_ROWS else kept.gather_every(max(1, rows // SAMPLE_ROWS))
-    sample = sample.head(WHOLE_ROWS)
+        return "\n".join([*lines, *(f"- {name}: {kind}" for name, kind in types)])
+    for (name, kind), count in zip(types, missing, strict=True):
+        lines.append(f"- {name}: {kind}, {int(count):,} missing{where}")
+    sample = take(1 if rows <= WHOLE_ROWS else rows // SAMPLE_ROWS).head(WHOLE_ROWS)
     lines.append("All rows:" if rows <= WHOLE_ROWS else f"{len(sample)} rows, evenly spaced:")
-    return "\n".join([*lines, _csv(kept.columns, sample.rows())])
+    return "\n".join([*lines, _csv(sample.columns, sample.rows())])
 
 
 def _csv(columns: list[str], rows: Any) -> str:

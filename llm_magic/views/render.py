@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def _cell(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str
     return str(renderer.renderToken(tokens, index, options, env))
 
 
-_RULES = {
+_RULES: dict[str, Callable[..., Any]] = {
     "text": _text,
     "image": _image,
     "code_inline": _inline_code,
