@@ -135,7 +135,9 @@ class StreamDecoder:
             return
         chunk = read_json(data)
         if event == b"error":
-            raise BadStream("the server reported an error in the stream", _inner_error(chunk))
+            raise BadStream(
+                "the server reported an error in the stream", _inner_error(chunk) or chunk
+            )
         yield from self._message.chunk(chunk)
 
 

@@ -106,7 +106,7 @@ def explain(
             fix="Set the right one: put OPENAI_API_KEY=... into a .env file beside the notebook.",
             **data,
         )
-    if status in (400, 404) and _MODEL.search(marks):
+    if status in (400, 404, None) and _MODEL.search(marks):
         return UnknownModel(f"No model {model!r}; {told}.", fix="Name another: -m NAME", **data)
     if status in (None, 200) and _is_page(body):
         return ProviderError(
@@ -136,24 +136,32 @@ def message_of(body: Any) -> str:
     text = str(body or "")
     if _is_page(text):
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        return f"an HTML page{f' titled {title[1].strip()!r}' if title else ''}, no API answer"
+        name = " ".join(title[1].split())[:80] if title else ""
+        return f"an HTML page{f' titled {name!r}' if name else ''}, no API answer"
     text = " ".join(text.split())
     return (text if len(text) <= 300 else text[:299] + "…").rstrip(".")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait, from seconds, milliseconds or an HTTP date."""
+    milliseconds, value = _number(headers.get("retry-after-ms")), headers.get("retry-after")
+    if milliseconds is not None:
+        return milliseconds / 1000
+    if value is None or _number(value) is not None:
+        return _number(value)
     try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        value = headers.get("retry-after")
-        if value is None:
-            return None
-        if re.fullmatch(r"\s*[\d.]+\s*", value):
-            return max(0.0, float(value))
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
+
+
+def _number(text: str | None) -> float | None:
+    """A number of seconds or milliseconds that somebody could mean: finite, below 30 years."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e9 else None
 
 
 def scrub(value: Any, secret: str) -> Any:

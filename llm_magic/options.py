@@ -57,11 +57,16 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
         elif found := _OPTION.match(line, place):
             action = known.get(found[1]) or _unknown(found[1], list(known))
             place = found.end()
-            words.append(found[1])
             if action.nargs != 0:
                 value, place = _value(line, place, found[1])
                 # In one word, so that a value that starts with a dash is still a value.
-                words[-1] += f"={value}" if found[1].startswith("--") else value
+                words.append(f"{action.option_strings[-1]}={value}")
+            elif found[0].endswith("="):
+                raise PromptError(
+                    f"{found[1]} takes no value; nothing was sent.", fix="See the options: %%llm?"
+                )
+            else:
+                words.append(found[1])
         else:
             break
     options = _checked(parser, words)

@@ -92,7 +92,7 @@ def _expand(source: str, names: Mapping[str, Any]) -> Content:
         text = template.render({**names, _IMAGES: images})
     except TemplateSyntaxError as error:
         raise PromptError(
-            f"Line {error.lineno} of the prompt is no valid template: {error.message}; "
+            f"Line {error.lineno} of the prompt is no valid template: {_one_line(error)}; "
             "nothing was sent.",
             fix=RAW_HINT,
         ) from None
@@ -102,10 +102,16 @@ def _expand(source: str, names: Mapping[str, Any]) -> Content:
         raise
     except Exception as error:
         raise PromptError(
-            f"The template failed with {type(error).__name__}: {error}; nothing was sent.",
+            f"The template failed with {type(error).__name__}: {_one_line(error)}; "
+            "nothing was sent.",
             fix=f"Try the expression in a cell of its own. {RAW_HINT}",
         ) from error
     return _with_images(text, images) if images else text
+
+
+def _one_line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= 300 else words[:299] + "…"
 
 
 def _with_images(text: str, images: list[ImageValue]) -> Content:

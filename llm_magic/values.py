@@ -20,6 +20,9 @@ COUNTED_CELLS = 5_000_000
 """Missing values are counted in the whole of a table up to this size, else in a part of it."""
 
 
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+
+
 class ImageValue(bytes):
     """A picture's PNG bytes, to be attached to the prompt."""
 
@@ -79,8 +82,10 @@ def _table(value: Any) -> str:
         label, frame = f"Series {frame.name!r}", frame.to_frame()
     if not isinstance(frame, nw.DataFrame):
         return str(value)
-    eager = frame
-    return _summary(label, eager.shape, lambda step: eager[::step, :SHOWN_COLUMNS])
+    shown = frame[:, :SHOWN_COLUMNS]
+    return _summary(
+        label, frame.shape, lambda step: shown if step == 1 else shown.gather_every(step)
+    )
 
 
 def _plain(piece: Any) -> Any:
@@ -134,7 +139,8 @@ def _csv(columns: list[str], rows: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None or value != value else str(value)
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    text = "" if missing or (isinstance(value, float) and value != value) else str(value)
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 
@@ -157,6 +163,8 @@ def _image(value: Any) -> str | ImageValue:
     if hasattr(value, "savefig"):
         value.savefig(out, format="png", bbox_inches="tight")
     elif hasattr(value, "save") and "PIL" in sys.modules:
+        if value.mode not in _PNG_MODES:
+            value = value.convert("RGB")
         value.save(out, format="PNG")
     elif hasattr(value, "figure") and hasattr(value.figure, "savefig"):
         return _image(value.figure)
