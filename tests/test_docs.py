@@ -1,0 +1,61 @@
+"""The README says what the program does, and its Python runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llm_magic import session
+from llm_magic.magics import LLMMagics
+from llm_magic.settings import LLMMagic
+from llm_magic.testing import ScriptedServer
+from tests.conftest import KEY
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def table(heading: str) -> str:
+    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_readme_lists_every_option_and_no_other() -> None:
+    parser = LLMMagics.llm.parser
+    known = {name for name in parser._option_string_actions if name.startswith("--")}
+    listed = set(re.findall(r"--[a-z][a-z-]+", table("Options").partition("Presets")[0]))
+
+    assert listed == known
+
+
+def test_help_says_what_each_option_does() -> None:
+    assert all(action.help for action in LLMMagics.llm.parser._actions)
+
+
+def test_readme_lists_every_setting_and_no_other() -> None:
+    rows = "".join(line.split("|")[1] for line in table("Settings").splitlines() if "|" in line)
+
+    assert set(re.findall(r"`(\w+)`", rows)) == set(LLMMagic.class_traits(config=True))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_of_the_readme_runs(
+    block: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    try:
+        exec(compile(block, "README.md", "exec"), {})
+    finally:
+        if session._session:
+            session._session.close()
+            session._session = None
+
+
+def test_there_is_python_in_the_readme() -> None:
+    assert len(BLOCKS) >= 2
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"])
+def test_the_other_documents_are_there(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8")
