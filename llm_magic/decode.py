@@ -147,6 +147,7 @@ class MessageReader:
     def __init__(self) -> None:
         self._think = ThinkSplitter()
         self._model = ""
+        self._index: Any = None
 
     def chunk(self, chunk: Any) -> Iterator[Event]:
         """Events of one parsed chunk of a stream.
@@ -177,15 +178,25 @@ class MessageReader:
         if chunk.get("error") or chunk.get("object") == "error":
             raise BadStream("the server reported an error in the stream", _inner_error(chunk))
         model = chunk.get("model")
-        if model and model != self._model:
+        if isinstance(model, str) and model and model != self._model:
             self._model = model
-            yield Model(str(model))
+            yield Model(model)
         nothing = True
-        # One answer is asked for; a server that sends several choices gets its first one heard.
-        for choice in (chunk.get("choices") or [])[:1]:
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                raise BadStream(f"a choice that is no object: {_excerpt(json.dumps(choice))}")
+            # With n > 1 several answers come interleaved: the first one to speak is heard.
+            # (Not simply index 0, because some servers count from 1 and some not at all.)
+            index = choice.get("index")
+            if self._index is None:
+                self._index = index
+            if index != self._index:
+                continue
             for event in self._choice(choice, part):
                 nothing = False
                 yield event
+            break
         if usage := read_usage(chunk.get("usage")):
             nothing = False
             yield usage
@@ -193,14 +204,16 @@ class MessageReader:
             yield _ALIVE
 
     def _choice(self, choice: dict[str, Any], part: str) -> Iterator[Event]:
-        delta = choice.get(part) or {}
+        delta = choice.get(part)
+        if not isinstance(delta, dict):
+            delta = {}
         for name in ("reasoning_content", "reasoning"):
             if isinstance(words := delta.get(name), str) and words:
                 yield Piece("reasoning", words)
                 break
         if content := _text_of(delta.get("content")):
             yield from self._think.feed(content)
-        if refusal := delta.get("refusal"):
+        if isinstance(refusal := delta.get("refusal"), str) and refusal:
             yield Piece("refusal", refusal)
         if reason := choice.get("finish_reason"):
             yield from self._think.close()
@@ -265,20 +278,24 @@ def read_usage(usage: Any) -> Usage | None:
     """A provider's usage object as ours, or None where there is none."""
     if not isinstance(usage, dict):
         return None
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
     return Usage(
-        input_tokens=int(usage.get("prompt_tokens") or 0),
-        output_tokens=int(usage.get("completion_tokens") or 0),
-        cached_tokens=int(prompt.get("cached_tokens") or 0),
-        reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
+        input_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
+        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
     )
+
+
+def _count(counts: Any, name: str) -> int:
+    value = counts.get(name) if isinstance(counts, dict) else None
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e15 else 0
 
 
 def _text_of(content: Any) -> str:
     """Content as text: a string, or a list of parts as some gateways send."""
     if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 
@@ -298,7 +315,7 @@ def read_json(data: bytes) -> Any:
         return json.loads(data.decode())
     except UnicodeDecodeError as error:
         raise BadStream(f"bytes that are not UTF-8: {_excerpt(data)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadStream(f"a line that is not JSON: {_excerpt(data)}") from error
 
 

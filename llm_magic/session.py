@@ -113,7 +113,7 @@ class Session:
             partial = _stop(future, feed, request)
             finish(partial.text, f"{partial.status()} · stopped, incomplete")
             raise Interrupted(_stopped_message(partial), partial) from None
-        except LLMError as error:
+        except Exception as error:
             partial_text = feed.text()
             finish(partial_text, _incomplete(error) if partial_text else "")
             raise
@@ -169,8 +169,9 @@ def _stop(future: Future[Response] | None, feed: Feed, request: Request) -> Resp
     return partial or Response("", Usage(estimated=True), request.model, "interrupted", value="")
 
 
-def _incomplete(error: LLMError) -> str:
-    return " · ".join(str(part) for part in (error.model, error.usage, "incomplete") if part)
+def _incomplete(error: Exception) -> str:
+    known = (error.model, error.usage) if isinstance(error, LLMError) else ()
+    return " · ".join(str(part) for part in (*known, "incomplete") if part)
 
 
 def _stopped_message(partial: Response) -> str:

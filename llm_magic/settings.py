@@ -9,9 +9,10 @@ notebook and no output.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
-from traitlets import Enum, Float, Int, TraitError, TraitType, Unicode
+from traitlets import Enum, Float, Int, TraitError, TraitType, Unicode, validate
 from traitlets.config import Configurable
 
 from llm_magic.errors import PromptError
@@ -90,6 +91,16 @@ class LLMMagic(Configurable):
         # Names last set from the environment: once the variable is gone, so is its value.
         self._from_environment: set[str] = set()
         super().__init__(**kwargs)
+
+    @validate("base_url")
+    def _address(self, proposal: Any) -> str:
+        url = str(proposal["value"]).strip()
+        if not re.match(r"https?://[^/\s]", url):
+            raise TraitError(
+                f"base_url={url!r} is no address: it starts with http:// or https://, such as "
+                "http://localhost:11434/v1"
+            )
+        return url
 
     def default_model(self) -> str:
         """The model to ask when a call names none; empty for a server's only one."""

@@ -124,6 +124,12 @@ class OpenAIWire:
                     fix="Put OPENAI_API_KEY=... into a .env file beside the notebook, or use a "
                     "local server: %config LLMMagic.base_url = 'http://localhost:11434/v1'",
                 )
+            if odd := re.search(r"[^!-~]", self._key):
+                raise AuthenticationFailed(
+                    f"The API key has a character that no key has, at position {odd.start()} (a "
+                    "blank or a typographic quote, perhaps): nothing was sent.",
+                    fix="Set it again: OPENAI_API_KEY=... in the environment or a .env file.",
+                )
             # Half a second of importing; in a thread, so that other answers keep streaming.
             await asyncio.to_thread(__import__, "openai")
             from openai import AsyncOpenAI

@@ -1,6 +1,7 @@
 """What tests talk to: a real IPython shell, a real kernel, a real server on loopback."""
 
 import ast
+import atexit
 import importlib.util
 import os
 import re
@@ -105,6 +106,8 @@ def bare_terminal(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
         session._session.close()
         session._session = None
     TerminalInteractiveShell.clear_instance()
+    # It would collect garbage at exit, 0.1 s for each shell of the run.
+    atexit.unregister(shell.atexit_operations)
 
 
 @pytest.fixture

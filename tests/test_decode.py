@@ -1,5 +1,6 @@
 """From bytes to events: however they are cut, whatever they are."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -438,3 +439,52 @@ def test_work_is_linear(opening: str) -> None:
 
     assert len(decoded(large)) - len(decoded(small)) == 2700
     assert steps(lambda: decoded(large)) < 10.5 * steps(lambda: decoded(small))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "delta", "message", "content", "reasoning", "refusal", "index", "error"]
+                + ["finish_reason", "usage", "model", "text", "object", "prompt_tokens"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=25,
+)
+
+
+@given(JSON)
+def test_any_json_is_events_or_a_bad_stream(chunk: Any) -> None:
+    for read in (MessageReader().chunk, MessageReader().completion):
+        try:
+            events = list(read(chunk))
+        except BadStream:
+            continue
+        for event in events:
+            if isinstance(event, Piece):
+                assert isinstance(event.text, str)
+                assert event.text
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_events_or_a_bad_stream(data: bytes) -> None:
+    decoder = StreamDecoder()
+    with contextlib.suppress(BadStream):
+        list(decoder.feed(data))
+        list(decoder.close())
+
+
+def test_several_answers_at_once_give_the_first_that_speaks() -> None:
+    reader = MessageReader()
+    events = [
+        event
+        for index, words in [(1, "one "), (2, "two "), (1, "more")]
+        for event in reader.chunk({"choices": [{"index": index, "delta": {"content": words}}]})
+    ]
+
+    assert [event.text for event in events if isinstance(event, Piece)] == ["one ", "more"]

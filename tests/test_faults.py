@@ -10,6 +10,7 @@ from llm_magic.errors import (
     ContextTooLong,
     LLMError,
     OutOfCredit,
+    PromptError,
     ProviderError,
     RateLimited,
     Refused,
@@ -265,3 +266,73 @@ def test_no_key_for_a_remote_server_sends_nothing(bare_terminal: Terminal) -> No
     assert type(ran.error) is AuthenticationFailed
     assert "No API key for api.openai.com: nothing was sent." in ran.out
     assert "OPENAI_API_KEY" in ran.error.fix
+
+
+def test_key_with_a_typographic_quote_is_not_sent(
+    terminal: Terminal, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"\u201c{KEY}\u201d")
+
+    ran = terminal.run("%llm -m any Hello")
+
+    assert type(ran.error) is AuthenticationFailed
+    assert "at position 0" in ran.out
+    assert KEY not in ran.out
+    assert server.requests == []
+
+
+def test_address_without_a_scheme_is_refused_at_once(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost:11434/v1")
+
+    ran = terminal.run("%llm -m any Hello")
+
+    assert type(ran.error) is PromptError
+    assert "OPENAI_BASE_URL='localhost:11434/v1'" in ran.out
+
+
+def test_config_keeps_the_old_value_and_says_why(
+    terminal: Terminal, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal.run("%config LLMMagic.base_url = 'localhost:1'")
+
+    assert "starts with http:// or https://" in caplog.text
+    assert terminal.run("%config LLMMagic.base_url").value.startswith("https://")
+
+
+def test_server_that_lists_no_model(bare_terminal: Terminal) -> None:
+    bare_terminal.run("%load_ext llm_magic")
+    with ScriptedServer(models=[]) as server:
+        bare_terminal.run(f"%config LLMMagic.base_url = {server.url!r}")
+
+        ran = bare_terminal.run("%llm Hello")
+
+        assert type(ran.error) is UnknownModel
+        assert "lists none" in ran.out
+        assert server.requests == []
+
+
+def test_server_that_does_not_answer_what_it_offers(
+    terminal: Terminal, unanswered_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://{unanswered_address}/v1")
+    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.3")
+
+    ran = terminal.run("%llm Hello")
+
+    assert type(ran.error) is ServerUnreachable
+    assert "The prompt was not sent." in ran.out
+
+
+def test_unknown_model_on_a_server_that_lists_none(bare_terminal: Terminal) -> None:
+    bare_terminal.run("%load_ext llm_magic")
+    with ScriptedServer(models=[]) as server:
+        bare_terminal.run(f"%config LLMMagic.base_url = {server.url!r}")
+        server.enqueue(FAULTS["unknown_model"])
+
+        error = bare_terminal.run("%llm -m nobody Hello").error
+
+    assert type(error) is UnknownModel
+    assert error.available == ()
+    assert "-m NAME" in error.fix
