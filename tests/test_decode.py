@@ -447,8 +447,22 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["choices", "delta", "message", "content", "reasoning", "refusal", "index", "error"]
-                + ["finish_reason", "usage", "model", "text", "object", "prompt_tokens"]
+                [
+                    "choices",
+                    "delta",
+                    "message",
+                    "content",
+                    "reasoning",
+                    "refusal",
+                    "index",
+                    "error",
+                    "finish_reason",
+                    "usage",
+                    "model",
+                    "text",
+                    "object",
+                    "prompt_tokens",
+                ]
             ),
             inner,
             max_size=5,
