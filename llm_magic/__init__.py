@@ -39,9 +39,9 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """``%load_ext llm_magic``."""
-    from llm_magic import magics, session
+    from llm_magic import magics
 
-    magics.load(shell, session.current(shell))
+    magics.load(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:

@@ -11,7 +11,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from llm_magic import options as line_options
 from llm_magic.errors import PromptError
-from llm_magic.session import Session
+from llm_magic.session import Session, current
 from llm_magic.types import Request, Response
 
 
@@ -21,9 +21,10 @@ class LLMMagics(Magics):
 
     shell: Any
 
-    def __init__(self, shell: Any, session: Session) -> None:
-        super().__init__(shell)
-        self._session = session
+    @property
+    def _session(self) -> Session:
+        # Looked up each time: a forked kernel has a session of its own.
+        return current(self.shell)
 
     @no_var_expand
     @magic_arguments()
@@ -135,9 +136,10 @@ def _kept(line: str) -> str:
     return f"{found[1]}get_ipython().run_line_magic('llm', {found[2]!r})\n"
 
 
-def load(shell: Any, session: Session) -> None:
+def load(shell: Any) -> None:
     """Registers magics and settings; loading again leaves nothing there twice."""
-    shell.register_magics(LLMMagics(shell, session))
+    session = current(shell)
+    shell.register_magics(LLMMagics(shell))
     transforms = shell.input_transformers_cleanup
     if keep_questions not in transforms:
         transforms.append(keep_questions)

@@ -114,8 +114,8 @@ class Session:
             finish(partial.text, f"{partial.status()} · stopped, incomplete")
             raise Interrupted(_stopped_message(partial), partial) from None
         except Exception as error:
-            partial_text = feed.text()
-            finish(partial_text, _incomplete(error) if partial_text else "")
+            came = feed.text()
+            finish(came, _incomplete(error) if came else "")
             raise
         finish(response.text, response.status())
         return response
@@ -162,11 +162,12 @@ class Session:
 
 def _stop(future: Future[Response] | None, feed: Feed, request: Request) -> Response:
     """Cancels a call and collects what it had."""
-    partial = None
     if future is not None:
         future.cancel()
-        partial = feed.settle(SETTLE_SECONDS)
-    return partial or Response("", Usage(estimated=True), request.model, "interrupted", value="")
+        if settled := feed.settle(SETTLE_SECONDS):
+            return settled
+    text = feed.text()
+    return Response(text, Usage(estimated=True), request.model, "interrupted", value=text)
 
 
 def _incomplete(error: Exception) -> str:

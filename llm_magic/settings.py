@@ -107,8 +107,17 @@ class LLMMagic(Configurable):
         return self.model or (DEFAULT_MODEL if "api.openai.com" in self.base_url else "")
 
 
-def api_key() -> str:
-    """The API key, read anew for each use and kept nowhere; empty where there is none.
+class Secret(str):
+    """A text whose repr does not show it, as in a traceback that prints local variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "[key]"
+
+
+def api_key() -> Secret:
+    """The API key, read anew for each use; empty where there is none.
 
     Looks at ``LLM_MAGIC_API_KEY`` and ``OPENAI_API_KEY`` in the environment, then at the same
     names in a ``.env`` file in the working folder or above, then at the keyring's service
@@ -117,14 +126,14 @@ def api_key() -> str:
     names = ("LLM_MAGIC_API_KEY", "OPENAI_API_KEY")
     for name in names:
         if key := os.environ.get(name, "").strip():
-            return key
+            return Secret(key)
     from dotenv import dotenv_values, find_dotenv
 
     found = dotenv_values(find_dotenv(usecwd=True))
     for name in names:
         if key := (found.get(name) or "").strip():
-            return key
-    return _from_keyring()
+            return Secret(key)
+    return Secret(_from_keyring())
 
 
 def _from_keyring() -> str:

@@ -62,7 +62,11 @@ def test_key_is_nowhere(
             seen += traceback.format_exception(error)
     for cell in ("%config LLMMagic", "%llm Fine", "repr(_)", "%llm --dry-run Hello", "%llm --x"):
         seen.append(terminal.run(cell).out)
-    seen += [repr(session.current()), repr(vars(session.current().settings))]
+    seen += [
+        repr(session.current()),
+        repr(vars(session.current())),
+        repr(vars(session.current().settings)),
+    ]
     seen += [repr(wire) for wire in session.current()._wires.values()]
     seen += [repr(llm_magic.ask("Hello")), caplog.text]
     seen += [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
