@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 from llm_magic.decode import Event, Finish, Model, Piece
 from llm_magic.errors import LLMError, ProviderError, Refused, StreamBroken, Truncated
-from llm_magic.types import Request, Response, Usage
+from llm_magic.types import Request, Response, Usage, text_of
 
 _BROKEN_REASONS = frozenset({"error", "abort", "aborted", "cancelled", "canceled"})
 
@@ -88,11 +87,11 @@ class Answer:
         """The provider's own count, else an estimate of 4 bytes a token, marked as one."""
         if self.usage:
             return self.usage
-        sent = json.dumps(self.request.messages, ensure_ascii=False, default=str)
+        sent = sum(len(text_of(message).encode()) for message in self.request.messages)
         reasoning = len(self.text("reasoning").encode())
         received = reasoning + len((self.text() + self.text("refusal")).encode())
         return Usage(
-            input_tokens=-(-len(sent.encode()) // 4),
+            input_tokens=-(-sent // 4),
             output_tokens=-(-received // 4),
             reasoning_tokens=-(-reasoning // 4),
             estimated=True,

@@ -13,6 +13,10 @@ from typing import Any, Literal
 
 from llm_magic.types import Usage
 
+LONGEST_LINE = 64 * 1024 * 1024
+"""Bytes of one line; a server that sends more without a line end is not streaming."""
+# Characters held back for a tag; beyond it the server is in a whitespace loop.
+_LONGEST_HELD = 1000
 OPEN, CLOSE = "<think>", "</think>"
 
 
@@ -78,7 +82,9 @@ class StreamDecoder:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._after_cr = False
         self._data: list[bytes] = []
         self._event = b""
         self._message = MessageReader()
@@ -89,19 +95,29 @@ class StreamDecoder:
         Raises:
             BadStream: For an error object, a line that is not UTF-8 JSON, or one that is no SSE.
         """
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > LONGEST_LINE:
+            raise BadStream(f"a line of more than {LONGEST_LINE:,} bytes")
+        # Joined only when a line is complete: one long line in many packets stays linear. (A CR
+        # before this data may be a whole line end.)
+        if not (b"\n" in data or b"\r" in data or self._after_cr):
+            return
+        buffer = b"".join(self._parts)
         # A CR at the end may be the first half of CRLF, so it waits for the next bytes.
-        buffer = self._rest + data
-        self._rest = b""
-        if buffer.endswith(b"\r"):
-            buffer, self._rest = buffer[:-1], b"\r"
+        self._after_cr = buffer.endswith(b"\r")
+        if self._after_cr:
+            buffer = buffer[:-1]
         lines = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + self._rest
+        rest = lines.pop() + (b"\r" if self._after_cr else b"")
+        self._parts, self._size = [rest], len(rest)
         for line in lines:
             yield from self._line(line)
 
     def close(self) -> Iterator[Event]:
         """Events of a last line without a line end, and of a block without its blank line."""
-        line, self._rest = self._rest.rstrip(b"\r"), b""
+        line = b"".join(self._parts).rstrip(b"\r")
+        self._parts = []
         if line:
             yield from self._line(line)
         yield from self._dispatch()
@@ -244,7 +260,7 @@ class ThinkSplitter:
         if opening.startswith(OPEN):
             self._state = "thinking"
             yield from self._thinking(opening.removeprefix(OPEN))
-        elif OPEN.startswith(opening):
+        elif OPEN.startswith(opening) and len(held) < _LONGEST_HELD:
             self._held = held
         else:
             # Blank lines between the reasoning and the answer belong to neither.

@@ -181,7 +181,7 @@ def _stopped_message(partial: Response) -> str:
         if partial.text
         else "nothing had come yet"
     )
-    return f"Stopped; {kept}.\nRun the cell again to ask anew."
+    return f"The answer was stopped; {kept}.\nRun the cell again to ask anew."
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -13,6 +13,14 @@ Message = dict[str, Any]
 """A chat message as the wire wants it: ``{"role": ..., "content": str or list of parts}``."""
 
 
+def text_of(message: Message) -> str:
+    """The words of a message, with ``[image_url]`` where it has an image."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", f"[{part['type']}]")) for part in content)
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of one call, as the provider counted them.

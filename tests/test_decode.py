@@ -502,3 +502,20 @@ def test_several_answers_at_once_give_the_first_that_speaks() -> None:
     ]
 
     assert [event.text for event in events if isinstance(event, Piece)] == ["one ", "more"]
+
+
+def test_a_line_without_an_end_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_magic.decode.LONGEST_LINE", 1000)
+    decoder = StreamDecoder()
+
+    with pytest.raises(BadStream, match="a line of more than 1,000 bytes"):
+        [event for _ in range(101) for event in decoder.feed(b"0123456789")]
+
+
+def test_endless_blanks_are_text_soon() -> None:
+    """A server in a whitespace loop: what is held back for a tag stays short."""
+    splitter = ThinkSplitter()
+    first = next(n for n in range(1, 3000) if list(splitter.feed("\n")))
+
+    assert first == 1000
+    assert [piece.text for piece in splitter.feed("\n")] == ["\n"]

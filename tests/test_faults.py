@@ -141,6 +141,8 @@ def test_quirk(name: str, terminal: Terminal, server: ScriptedServer) -> None:
     assert ran.value.finish_reason == "stop"
     assert reply.text in ran.out
     assert ran.value.usage.estimated == (name in ("usage_never", "hang_after_finish"))
+    if not ran.value.usage.estimated:
+        assert ran.value.usage.output_tokens == -(-len(reply.reasoning + reply.text) // 4)
     assert ran.value.usage.output_tokens > 0
     assert len(server.requests) == 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llm_magic.types import Message, Request
+from llm_magic.types import Request, text_of
 
 
 def dry_run(request: Request, body: dict[str, Any]) -> str:
@@ -18,7 +18,7 @@ def dry_run(request: Request, body: dict[str, Any]) -> str:
     sent = json.dumps(body, ensure_ascii=False, indent=2)
     if not request.model:
         sent = sent.replace('"model": ""', '"model": "" (the server\'s only one)', 1)
-    prompt = "\n\n".join(_readable(message) for message in request.messages)
+    prompt = "\n\n".join(f"[{each['role']}]\n{text_of(each)}" for each in request.messages)
     # A token is at least one byte, so the bytes of the body bound its tokens (images excepted).
     bound = len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
     cap = request.max_tokens
@@ -27,10 +27,3 @@ def dry_run(request: Request, body: dict[str, Any]) -> str:
         f"POST {request.base_url}/chat/completions\n{sent}\n\n{prompt}\n\n"
         f"At most {bound:,} tokens in, {out}. Nothing was sent."
     )
-
-
-def _readable(message: Message) -> str:
-    content = message["content"]
-    if isinstance(content, list):
-        content = "".join(part.get("text", f"[{part['type']}]") for part in content)
-    return f"[{message['role']}]\n{content}"

@@ -12,7 +12,8 @@ class TerminalView:
 
     def __init__(self, *, live: bool = True) -> None:
         self._live = live
-        self._printed = ""
+        self._printed = 0
+        self._line_open = False
 
     def start(self, label: str) -> None:
         """Nothing: the prompt is on screen, and a retry speaks for itself."""
@@ -23,31 +24,33 @@ class TerminalView:
             self._end_line()
             self._print(_quiet(notice) + "\n")
         if words and self._live:
-            self._printed += words
-            self._print(without_controls(words))
+            self._words(words)
         return 1 / REDRAWS_PER_SECOND
 
     def finish(self, text: str, status: str) -> None:
         """Prints the rest and the status line."""
-        rest = text[len(self._printed) :]
-        self._printed += rest
-        self._print(without_controls(rest))
+        self._words(text[self._printed :])
         self._end_line()
         if status:
             self._print(_quiet(status) + "\n")
 
     def _end_line(self) -> None:
-        if self._printed and not self._printed.endswith("\n"):
-            self._printed += "\n"
+        if self._line_open:
+            self._line_open = False
             self._print("\n")
 
+    def _words(self, words: str) -> None:
+        if words:
+            self._printed += len(words)
+            self._line_open = not words.endswith("\n")
+            self._print(without_controls(words))
+
     def _print(self, text: str) -> None:
-        if text:
-            try:
-                print(text, end="", flush=True)
-            except UnicodeEncodeError:
-                encoding = sys.stdout.encoding or "ascii"
-                print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+        try:
+            print(text, end="", flush=True)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding or "ascii"
+            print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
 
 
 def _quiet(line: str) -> str:
