@@ -126,13 +126,20 @@ def keep_questions(lines: list[str]) -> list[str]:
     """
     if not any("%llm" in line for line in lines) or lines[0].lstrip().startswith("%%"):
         return lines
-    return [_kept(line) for line in lines]
+    kept, quotes = [], 0
+    for line in lines:
+        # An odd number of triple quotes above: the line is part of a text.
+        kept.append(line if quotes % 2 else _kept(line))
+        quotes += len(re.findall(r"\"{3}|'{3}", line))
+    return kept
 
 
 def _kept(line: str) -> str:
     found = _QUESTION.match(line)
-    if not found or found[2].strip("?") == "":
+    if not found:
         return line
+    if not found[2].strip("?"):
+        return f"{found[1]}%llm?\n"
     return f"{found[1]}get_ipython().run_line_magic('llm', {found[2]!r})\n"
 
 

@@ -59,7 +59,7 @@ def test_key_is_nowhere(
         seen += [ran.out, terminal.run("%tb").out]
         for error in _chain(ran.error):
             seen += [repr(error), str(error), repr(vars(error)), repr(error.args)]
-            seen += traceback.format_exception(error)
+            seen += traceback.TracebackException.from_exception(error, capture_locals=True).format()
     for cell in ("%config LLMMagic", "%llm Fine", "repr(_)", "%llm --dry-run Hello", "%llm --x"):
         seen.append(terminal.run(cell).out)
     seen += [

@@ -135,9 +135,23 @@ def test_a_question_is_a_prompt(terminal: Terminal, server: ScriptedServer, line
 
 def test_help_is_still_help(terminal: Terminal, server: ScriptedServer) -> None:
     terminal.run("%llm?")
-    terminal.run("text = '''\n%llm?\n'''")
+    terminal.run("%llm ?")
 
     assert server.requests == []
+
+
+def test_a_text_about_the_magic_stays_as_it_is(terminal: Terminal, server: ScriptedServer) -> None:
+    terminal.run("text = '''\n%llm What is it?\n'''")
+
+    assert terminal["text"] == "\n%llm What is it?\n"
+    assert server.requests == []
+
+
+def test_a_question_in_a_loop(terminal: Terminal, server: ScriptedServer) -> None:
+    terminal.run("for n in range(2):\n    x = %llm What is {{ n }}?")
+
+    asked = [request.body["messages"][0]["content"] for request in server.requests]
+    assert asked == ["What is 0?", "What is 1?"]
 
 
 @pytest.mark.parametrize(
