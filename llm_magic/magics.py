@@ -115,7 +115,7 @@ class LLMMagics(Magics):
         show_report(self.shell, dry_run(request, body))
 
 
-_QUESTION = re.compile(r"^(\s*(?:[^=#'\"]+=\s*)?)%llm[ \t]+(\S.*\?)\s*$")
+_QUESTION = re.compile(r"^(\s*(?:[^=#'\"]+=\s*)?)%llm[ \t]+(.*\?)\s*$")
 
 
 def keep_questions(lines: list[str]) -> list[str]:
