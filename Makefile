@@ -21,7 +21,7 @@ check: .venv/.dev  ## format, lint, types, layers, spelling
 	$(BIN)/codespell llm_magic tests benchmarks notebooks .ci *.md Makefile pyproject.toml
 
 lab: .venv/.lab  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 bench: .venv/.dev  ## ratios against a bare openai loop
 	$(BIN)/python benchmarks/line.py

@@ -52,6 +52,7 @@ class OpenAIWire:
         self._key = api_key
         self._local = bool(_LOCAL_HOSTS.match(parts.hostname or ""))
         self._client: AsyncOpenAI | None = None
+        self._making = asyncio.Lock()
         # What this server has refused so far, so that it is asked in its own way from then on.
         self._usage_on_request = True
         new = _NEW_CAP_HOSTS.search(parts.hostname or "")
@@ -117,32 +118,25 @@ class OpenAIWire:
             await self._client.close()
 
     async def _connected(self) -> AsyncOpenAI:
-        if self._client is None:
-            if not self._key and not self._local:
-                raise AuthenticationFailed(
-                    f"No API key for {self.host}: nothing was sent.",
-                    fix="Put OPENAI_API_KEY=... into a .env file beside the notebook, or use a "
-                    "local server: %config LLMMagic.base_url = 'http://localhost:11434/v1'",
-                )
-            if odd := re.search(r"[^!-~]", self._key):
-                raise AuthenticationFailed(
-                    f"The API key has a character that no key has, at position {odd.start()} (a "
-                    "blank or a typographic quote, perhaps): nothing was sent.",
-                    fix="Set it again: OPENAI_API_KEY=... in the environment or a .env file.",
-                )
-            # Half a second of importing; in a thread, so that other answers keep streaming.
-            await asyncio.to_thread(__import__, "openai")
-            from openai import AsyncOpenAI
-
-            # Retries and time limits are the engine's: the client retries an empty account,
-            # and its read timeout is reset by keep-alive pings.
-            self._client = AsyncOpenAI(
-                base_url=self.base_url,
-                api_key=self._key or "not-needed",
-                max_retries=0,
-                timeout=None,
-            )
+        async with self._making:
+            if self._client is None:
+                self._check_key()
+                self._client = await asyncio.to_thread(_make_client, self.base_url, self._key)
         return self._client
+
+    def _check_key(self) -> None:
+        if not self._key and not self._local:
+            raise AuthenticationFailed(
+                f"No API key for {self.host}: nothing was sent.",
+                fix="Put OPENAI_API_KEY=... into a .env file beside the notebook, or use a "
+                "local server: %config LLMMagic.base_url = 'http://localhost:11434/v1'",
+            )
+        if odd := re.search(r"[^!-~]", self._key):
+            raise AuthenticationFailed(
+                f"The API key has a character that no key has, at position {odd.start()} (a "
+                "blank or a typographic quote, perhaps): nothing was sent.",
+                fix="Set it again: OPENAI_API_KEY=... in the environment or a .env file.",
+            )
 
     async def _open(self, request: Request) -> Any:
         """The answer's open stream; a field that the server refuses is given up, once."""
@@ -287,3 +281,19 @@ class OpenAIWire:
             # The answer had begun, so it may have been counted: never asked twice.
             ours.retryable = False
         return ours
+
+
+def _make_client(base_url: str, api_key: str) -> AsyncOpenAI:
+    """The vendor's client; half a second of importing, so not on the loop's thread.
+
+    Retries and time limits are the engine's: the client would retry an empty account, and its
+    read timeout is reset by keep-alive pings.
+    """
+    from openai import AsyncOpenAI
+
+    client = AsyncOpenAI(
+        base_url=base_url, api_key=api_key or "not-needed", max_retries=0, timeout=None
+    )
+    # Imports what openai itself puts off until the first request.
+    _ = client.chat.completions
+    return client
