@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from llm_magic.errors import (
@@ -42,6 +43,27 @@ _KEY = re.compile(r"api[ _-]?key|no_db_connection|authentication", re.IGNORECASE
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a server said when it did not answer the question.
+
+    Attributes:
+        status: HTTP status, or None for an error inside a stream.
+        told: Who said what, for the message.
+        marks: Codes, types and words of the body, to be searched.
+        data: Attributes of the error.
+    """
+
+    status: int | None
+    body: Any
+    model: str
+    host: str
+    said: str
+    told: str
+    marks: str
+    data: dict[str, Any]
+
+
 def explain(
     status: int | None,
     body: Any,
@@ -62,11 +84,9 @@ def explain(
     Returns:
         The most specific class; never raises.
     """
-    said = message_of(body)
-    marks = f"{_words(body)} {said}"
+    said, wait = message_of(body), retry_after(headers or {})
     told = f"{host} said{f' {status}' if status else ''}: {said or 'nothing more'}"
-    wait = retry_after(headers or {})
-    data: dict[str, Any] = {
+    data = {
         "status": status,
         "body": body,
         "model": model or None,
@@ -74,54 +94,94 @@ def explain(
         "retry_after": wait,
         "retry_at": None if wait is None else time.time() + wait,
     }
-    if status == 402 or (status in (400, 403, 429, None) and _CREDIT.search(marks)):
-        data |= {"retryable": False}
-        return OutOfCredit(
-            f"The account has no credit left; {told}. Not asked again.",
-            fix="Add credit or raise the limit on the provider's billing page, then run again.",
-            **data,
-        )
-    if status == 429 or (status is None and "rate_limit" in marks.lower()):
-        return RateLimited(
-            f"Too many requests; {told}{_when(wait)}.",
-            fix="Wait and run the cell again, or ask another model: %%llm -m NAME",
-            **data,
-        )
-    if status in (400, 413, 500, None) and _CONTEXT.search(marks):
-        return ContextTooLong(
-            f"The prompt does not fit {model or 'the model'}; {told}.",
-            fix="See what would be sent: %%llm --dry-run, then shorten it or choose -m NAME",
-            **{**data, "retryable": False},
-        )
-    if status == 400 and _FILTER.search(marks):
-        return Refused(
-            f"The provider's content filter refused the prompt; {told}.",
-            fix="Change the prompt and run the cell again.",
-            reason="content_filter",
-            model=model or None,
-        )
-    if status in (401, 403) or (status == 400 and _KEY.search(marks)):
-        return AuthenticationFailed(
-            f"{host} does not accept the API key; {told}.",
-            fix="Set the right one: put OPENAI_API_KEY=... into a .env file beside the notebook.",
-            **data,
-        )
-    if status in (400, 404, None) and _MODEL.search(marks):
-        return UnknownModel(f"No model {model!r}; {told}.", fix="Name another: -m NAME", **data)
-    if status in (None, 200) and _is_page(body):
+    answer = _Answer(status, body, model, host, said, told, f"{_words(body)} {said}", data)
+    # In this order: an empty account also says 429, and a filter's code also says 400.
+    found = (judge(answer) for judge in (_credit, _rate, _context, _filter, _key, _model, _address))
+    return next((error for error in found if error), None) or _other(answer)
+
+
+def _credit(answer: _Answer) -> LLMError | None:
+    named = answer.status in (400, 403, 429, None) and _CREDIT.search(answer.marks)
+    if answer.status != 402 and not named:
+        return None
+    return OutOfCredit(
+        f"The account has no credit left; {answer.told}. Not asked again.",
+        fix="Add credit or raise the limit on the provider's billing page, then run again.",
+        **{**answer.data, "retryable": False},
+    )
+
+
+def _rate(answer: _Answer) -> LLMError | None:
+    in_stream = answer.status is None and "rate_limit" in answer.marks.lower()
+    if answer.status != 429 and not in_stream:
+        return None
+    return RateLimited(
+        f"Too many requests; {answer.told}{_when(answer.data['retry_after'])}.",
+        fix="Wait and run the cell again, or ask another model: %%llm -m NAME",
+        **answer.data,
+    )
+
+
+def _context(answer: _Answer) -> LLMError | None:
+    if answer.status not in (400, 413, 500, None) or not _CONTEXT.search(answer.marks):
+        return None
+    return ContextTooLong(
+        f"The prompt does not fit {answer.model or 'the model'}; {answer.told}.",
+        fix="See what would be sent: %%llm --dry-run, then shorten it or choose -m NAME",
+        **{**answer.data, "retryable": False},
+    )
+
+
+def _filter(answer: _Answer) -> LLMError | None:
+    if answer.status != 400 or not _FILTER.search(answer.marks):
+        return None
+    return Refused(
+        f"The provider's content filter refused the prompt; {answer.told}.",
+        fix="Change the prompt and run the cell again.",
+        reason="content_filter",
+        model=answer.model or None,
+    )
+
+
+def _key(answer: _Answer) -> LLMError | None:
+    named = answer.status == 400 and _KEY.search(answer.marks)
+    if answer.status not in (401, 403) and not named:
+        return None
+    return AuthenticationFailed(
+        f"{answer.host} does not accept the API key; {answer.told}.",
+        fix="Set the right one: put OPENAI_API_KEY=... into a .env file beside the notebook.",
+        **answer.data,
+    )
+
+
+def _model(answer: _Answer) -> LLMError | None:
+    if answer.status not in (400, 404, None) or not _MODEL.search(answer.marks):
+        return None
+    return UnknownModel(
+        f"No model {answer.model!r}; {answer.told}.", fix="Name another: -m NAME", **answer.data
+    )
+
+
+def _address(answer: _Answer) -> LLMError | None:
+    if answer.status in (None, 200) and _is_page(answer.body):
         return ProviderError(
-            f"{host} answered with {said}: a login page or a wrong address, perhaps.",
+            f"{answer.host} answered with {answer.said}: a login page or a wrong address, perhaps.",
             fix="Sign in to the network, or check the address: %config LLMMagic.base_url",
-            **data,
+            **answer.data,
         )
-    if status in (404, 405):
+    if answer.status in (404, 405):
         return ProviderError(
-            f"Found no chat API; {told}.",
+            f"Found no chat API; {answer.told}.",
             fix="Check the address, most end in /v1: %config LLMMagic.base_url = 'http://…/v1'",
-            **data,
+            **answer.data,
         )
-    fix = "Run the cell again in a while." if data["retryable"] else "See it all: %%llm --dry-run"
-    return ProviderError(f"The request failed; {told}.", fix=fix, **data)
+    return None
+
+
+def _other(answer: _Answer) -> LLMError:
+    again = answer.data["retryable"]
+    fix = "Run the cell again in a while." if again else "See what was sent: %%llm --dry-run"
+    return ProviderError(f"The request failed; {answer.told}.", fix=fix, **answer.data)
 
 
 def message_of(body: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from llm_magic.testing.playback import BAD_KEY, ERRORS, openai_error
+from llm_magic.testing.chunks import BAD_KEY, ERRORS, openai_error
 from llm_magic.testing.replies import Reply
 
 _TEXT: Final = "The answer is forty-two, and the rest of this sentence makes it long enough."

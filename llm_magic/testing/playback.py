@@ -3,79 +3,31 @@
 from __future__ import annotations
 
 import http
-import itertools
-import json
-import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from llm_magic.testing.chunks import (
+    END,
+    ERRORS,
+    Chunks,
+    completion,
+    deltas_of,
+    encode,
+    event_bytes,
+    openai_error,
+)
 from llm_magic.testing.replies import CLOSE, HANG, RESET, ContentBytes, Repeat, Reply, Step
 
-# Fixed, so that a reply is the same bytes every time.
-_ID: Final = "chatcmpl-scripted"
-_CREATED: Final = 1_764_000_000
 # Long enough that the client has read what came before: RST may drop data it has not read.
 _READ_PAUSE: Final = 0.05
-# No data is how a chunked body ends.
-_END: Final = b""
-# ensure_ascii=False: the wire has real multi-byte characters, as most servers send them.
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def json_response(
     status: int, body: object, headers: Mapping[str, str] = MappingProxyType({})
 ) -> bytes:
     """Return a whole HTTP response with a JSON body."""
-    return _response(status, "application/json", _encode(body).encode(), headers)
-
-
-def message_text(message: object) -> str:
-    """Return the text of a chat message, whose content is a string or a list of parts."""
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, Mapping))
-        return "".join(text for text in parts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
-
-
-def count_tokens(text: str) -> int:
-    """Return the tokens of a text as the scripted server counts them: 4 characters each."""
-    return (len(text) + 3) // 4
-
-
-def openai_error(
-    message: str, kind: str | None, param: str | None = None, code: str | int | None = None
-) -> dict[str, Any]:
-    """Return an error body in OpenAI's shape."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-BAD_KEY: Final = openai_error(
-    "Incorrect API key provided.", "invalid_request_error", code="invalid_api_key"
-)
-ERRORS: Final[Mapping[str, dict[str, Any]]] = {
-    "error_in_stream": openai_error(
-        "The engine stopped while it was generating.", "InternalServerError", code=500
-    ),
-    "event_error": {
-        "type": "error",
-        "error": {"type": "overloaded_error", "message": "Overloaded"},
-        "request_id": "req_scripted",
-    },
-    "old_vllm_error": {
-        "object": "error",
-        "message": "The engine is not running any more.",
-        "type": "InternalServerError",
-        "param": None,
-        "code": 500,
-    },
-    "field_error": {
-        "code": 500,
-        "message": "The context has no room for another token.",
-        "type": "server_error",
-    },
-}
+    return _response(status, "application/json", encode(body).encode(), headers)
 
 
 def steps(reply: Reply, request: Mapping[str, Any]) -> list[Step]:
@@ -114,7 +66,7 @@ def _stream_steps(reply: Reply, request: Mapping[str, Any]) -> Iterator[Step]:
     """Give the head of a streamed answer and its events, each as one chunk of the HTTP body."""
     own = {"Content-Type": reply.content_type, "Transfer-Encoding": "chunked"}
     yield _head(200, own, reply.headers)
-    for step in _events(reply, _Chunks(reply, request)) if reply.fault != "empty" else [_END]:
+    for step in _events(reply, Chunks(reply, request)) if reply.fault != "empty" else [END]:
         if isinstance(step, Repeat):
             yield Repeat(_frame(step.data), step.interval)
         elif isinstance(step, ContentBytes):
@@ -123,14 +75,14 @@ def _stream_steps(reply: Reply, request: Mapping[str, Any]) -> Iterator[Step]:
             yield _frame(step) if isinstance(step, bytes) else step
 
 
-def _events(reply: Reply, chunks: _Chunks) -> Iterator[Step]:
+def _events(reply: Reply, chunks: Chunks) -> Iterator[Step]:
     """Give the server-sent events of a streamed answer, up to its fault or its end."""
     ending = _fault_ending(reply)
     if ending and reply.after == 0:
         yield from ending
         return
     yield from chunks.opening()
-    deltas = _deltas(reply)
+    deltas = deltas_of(reply)
     on_finish = dict([deltas.pop()]) if reply.last_text_on_finish and deltas else {}
     damaged = min(reply.after, len(deltas) - 1)
     pause = reply.first_token_delay
@@ -171,25 +123,25 @@ def _damage(reply: Reply, event: bytes, name: str, *, here: bool) -> Iterator[St
 
 def _fault_ending(reply: Reply) -> list[Step]:
     """Return the steps that end the stream too early; none when it ends regularly."""
-    error = _encode(ERRORS.get(reply.fault or "", {}))
-    done = [_event("[DONE]", reply)] if reply.done else []
+    error = encode(ERRORS.get(reply.fault or "", {}))
+    done = [event_bytes("[DONE]", reply)] if reply.done else []
     match reply.fault:
         case "cut":
             return [CLOSE]
         case "reset":
             return [_READ_PAUSE, RESET]
         case "end_early":
-            return [_END]
+            return [END]
         case "done_without_finish":
-            return [_event("[DONE]", reply), _END]
+            return [event_bytes("[DONE]", reply), END]
         case "error_in_stream" | "old_vllm_error":
-            return [_event(error, reply), *done, _END]
+            return [event_bytes(error, reply), *done, END]
         case "event_error":
-            return [b"event: error" + reply.line_end + _event(error, reply), _END]
+            return [b"event: error" + reply.line_end + event_bytes(error, reply), END]
         case "field_error":
-            return [_event(error, reply, name="error"), _END]
+            return [event_bytes(error, reply, name="error"), END]
         case "raw_line":
-            return [b"proxy error: Failed to read connection\n", _END]
+            return [b"proxy error: Failed to read connection\n", END]
         case "stall":
             return [HANG]
         case "stall_pings":
@@ -197,83 +149,9 @@ def _fault_ending(reply: Reply) -> list[Step]:
     return []
 
 
-class _Chunks:
-    """The chat.completion.chunk events of one streamed answer."""
-
-    def __init__(self, reply: Reply, request: Mapping[str, Any]) -> None:
-        self._reply = reply
-        self._usage = _usage(reply, request)
-        options = request.get("stream_options")
-        asked = isinstance(options, Mapping) and options.get("include_usage") is True
-        self._own_usage = asked and reply.usage == "own_chunk"
-        self._model = _model(reply, request)
-        self._numbers = itertools.count() if reply.ids == "changing" else None
-        self._characters = 0
-        self._role_due = reply.role == "with_text"
-
-    def opening(self) -> Iterator[bytes]:
-        """Give the chunks before the first content."""
-        if self._reply.first_chunk_without_choices:
-            filters = [{"prompt_index": 0, "content_filter_results": {}}]
-            azure = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
-            yield _event(_encode(azure | {"prompt_filter_results": filters}), self._reply)
-        if self._reply.role == "first":
-            yield self.chunk({"role": "assistant", "content": ""})
-        if self._reply.null_choices:
-            yield self._chunk(None)
-
-    def content(self, name: str, piece: str) -> bytes:
-        """Return the chunk with one piece of the text, the reasoning or the refusal."""
-        self._characters += len(piece)
-        return self.chunk({name: piece})
-
-    def closing(self, delta: dict[str, str]) -> Iterator[Step]:
-        """Give the chunk with the finish_reason and what comes after it."""
-        at_end = self._reply.usage in ("finish_chunk", "every_chunk")
-        last = self.chunk(delta, self._reply.finish, self._usage if at_end else None)
-        yield ContentBytes(last) if delta else last
-        if self._reply.fault == "hang_after_finish":
-            yield HANG
-        if self._own_usage:
-            yield self._chunk([], self._usage)
-        if self._reply.done:
-            yield _event("[DONE]", self._reply)
-        yield _END
-
-    def chunk(
-        self,
-        delta: Mapping[str, str | None],
-        finish: str | None = None,
-        usage: dict[str, Any] | None = None,
-    ) -> bytes:
-        """Return the event of one chunk with one choice."""
-        if self._reply.role == "every" or self._role_due:
-            delta = {"role": "assistant", **delta}
-            self._role_due = False
-        elif self._reply.role == "null":
-            delta = {"role": None, **delta}
-        if usage is None and self._reply.usage == "every_chunk":
-            sent = min((self._characters + 3) // 4, self._usage["completion_tokens"])
-            total = self._usage["prompt_tokens"] + sent
-            usage = self._usage | {"completion_tokens": sent, "total_tokens": total}
-        return self._chunk([{"index": 0, "delta": delta, "finish_reason": finish}], usage)
-
-    def _chunk(self, choices: object, usage: dict[str, Any] | None = None) -> bytes:
-        body = {
-            "id": _ID if self._numbers is None else f"{_ID}-{next(self._numbers)}",
-            "object": "chat.completion.chunk",
-            "created": _CREATED,
-            "model": self._model,
-            "choices": choices,
-        }
-        if usage or self._own_usage:
-            body["usage"] = usage
-        return _event(_encode(body), self._reply)
-
-
 def _json_steps(reply: Reply, request: Mapping[str, Any]) -> Iterator[Step]:
     """Give a chat.completion in one JSON body, after the time that its generation takes."""
-    deltas = _deltas(reply)
+    deltas = deltas_of(reply)
     rate = reply.tokens_per_second
     if seconds := reply.first_token_delay + ((len(deltas) - 1) / rate if rate and deltas else 0.0):
         yield seconds
@@ -281,7 +159,7 @@ def _json_steps(reply: Reply, request: Mapping[str, Any]) -> Iterator[Step]:
     if error is not None:
         yield json_response(500, error, reply.headers)
         return
-    body = _encode(_completion(reply, request)).encode()
+    body = encode(completion(reply, request)).encode()
     if reply.fault == "malformed_json":
         body = body[: len(body) // 2]
     elif reply.fault == "invalid_utf8":
@@ -300,78 +178,6 @@ def _json_steps(reply: Reply, request: Mapping[str, Any]) -> Iterator[Step]:
             yield response
 
 
-def _completion(reply: Reply, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chat.completion object of a reply that is not streamed."""
-    text, finish = _thought(reply) + reply.text, reply.finish
-    if reply.fault in ("end_early", "done_without_finish", "raw_line"):
-        kept = _deltas(reply)[: reply.after]
-        text, finish = "".join(piece for name, piece in kept if name == "content"), None
-    message = {"role": "assistant", "content": None if reply.refusal else text}
-    message["refusal"] = reply.refusal or None
-    if reply.reasoning and reply.reasoning_field != "think":
-        message[reply.reasoning_field] = reply.reasoning
-    completion = {
-        "id": _ID,
-        "object": "chat.completion",
-        "created": _CREATED,
-        "model": _model(reply, request),
-        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
-    }
-    return completion if reply.usage == "never" else completion | {"usage": _usage(reply, request)}
-
-
-def _thought(reply: Reply) -> str:
-    """Return the reasoning as a part of the text, if that is where it belongs."""
-    inside = reply.reasoning and reply.reasoning_field == "think"
-    return f"<think>{reply.reasoning}</think>" if inside else ""
-
-
-def _deltas(reply: Reply) -> list[tuple[str, str]]:
-    """Return the content chunks of a reply, each as the name of its field and its piece."""
-
-    def split(text: str) -> list[str]:
-        return [text] * bool(text) if reply.one_chunk else re.findall(r"\s*\S{1,4}|\s+", text)
-
-    thought = _thought(reply)
-    if reply.deltas is None:
-        pieces = split(thought + reply.text)
-    else:
-        pieces = [*split(thought), *reply.deltas]
-    reasoning = [] if thought else split(reply.reasoning)
-    return [
-        *((reply.reasoning_field, piece) for piece in reasoning),
-        *(("refusal", piece) for piece in split(reply.refusal)),
-        *(("content", piece) for piece in pieces),
-    ]
-
-
-def _usage(reply: Reply, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the usage object: the reply's token counts, or else counted ones."""
-    prompt, completion = reply.prompt_tokens, reply.completion_tokens
-    if prompt is None:
-        messages = request.get("messages")
-        texts = map(message_text, messages if isinstance(messages, list) else [])
-        prompt = count_tokens("".join(texts))
-    if completion is None:
-        completion = count_tokens(reply.reasoning + reply.refusal + reply.text)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": count_tokens(reply.reasoning)},
-    }
-
-
-def _model(reply: Reply, request: Mapping[str, Any]) -> object:
-    return request.get("model") if reply.model is None else reply.model
-
-
-def _event(data: str, reply: Reply, *, name: str = "data") -> bytes:
-    """Return a server-sent event of one line."""
-    return f"{name}: {data}".encode() + reply.line_end * 2
-
-
 def _frame(data: bytes) -> bytes:
     """Return one chunk of a chunked HTTP body; no data: the last one."""
     return b"%x\r\n%b\r\n" % (len(data), data)
@@ -387,7 +193,3 @@ def _head(status: int, own: Mapping[str, str], headers: Mapping[str, str]) -> by
     lines = [f"HTTP/1.1 {status} {known.get(status, 'Overloaded')}"]
     lines += [f"{name}: {value}" for name, value in ({**own, **headers}).items() if value]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-# A catalogue, one reply for each fault. The bodies are made up, in the shapes that OpenAI, Azure,
-# Anthropic, vLLM and llama.cpp really send.

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from llm_magic.testing.chunks import BAD_KEY, message_text, openai_error
 from llm_magic.testing.connection import Received, Request, play, read_requests
-from llm_magic.testing.playback import BAD_KEY, json_response, message_text, openai_error, steps
+from llm_magic.testing.playback import json_response, steps
 from llm_magic.testing.replies import Reply, Step
 
 _T = TypeVar("_T")
