@@ -64,9 +64,9 @@ class ScriptedServer:
         self._thread: threading.Thread | None = None
         # The rest belongs to the thread of the loop.
         self._loop: asyncio.AbstractEventLoop
-        self._listener: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._held_port: socket.socket | None = None
-        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._connections: dict[asyncio.Task[None], socket.socket] = {}
 
     @property
     def url(self) -> str:
@@ -114,7 +114,8 @@ class ScriptedServer:
         """Listen and serve in a daemon thread; does nothing when it runs already."""
         if self._thread is not None:
             return
-        self._loop = asyncio.new_event_loop()
+        # A selector's loop on every system, for add_reader.
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="llm_magic scripted server", daemon=True
         )
@@ -169,34 +170,61 @@ class ScriptedServer:
         listening = self._held_port or _bound_socket(self._address)
         self._held_port = None
         self._address = (self._address[0], listening.getsockname()[1])
-        self._listener = await asyncio.start_server(
-            self._accept, sock=listening, limit=_LONGEST_HEAD, backlog=128
-        )
+        listening.listen(128)
+        listening.setblocking(False)
+        self._listening = listening
+        self._loop.add_reader(listening, self._accept, listening)
 
     async def _shut(self, *, hold_port: bool) -> None:
         """Stop listening and drop all connections."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._listening is not None:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
         if self._held_port is not None:
             self._held_port.close()
             self._held_port = None
         if hold_port:
             # Bound but not listening: refuses connections, and nobody else can take the port.
             self._held_port = _bound_socket(self._address)
-        dropped = list(self._connections.items())
-        for task, writer in dropped:
+        for task in (dropped := list(self._connections)):
             task.cancel()
-            writer.transport.abort()
-        await asyncio.gather(*(task for task, _ in dropped), return_exceptions=True)
+        await asyncio.gather(*dropped, return_exceptions=True)
         await asyncio.sleep(0)  # An aborted transport closes its socket in the next round.
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, listening: socket.socket) -> None:
+        # Not asyncio.start_server, nor sock_accept: when they are stopped, a connection accepted
+        # a moment before belongs to nobody, stays open, and its client waits for ever.
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return  # The client has left already.
+        task = self._loop.create_task(self._converse(connection))
+        self._connections[task] = connection
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        connection = self._connections.pop(task)
+        if task.cancelled():
+            connection.close()  # It may have been cancelled before its first step.
+
+    async def _converse(self, connection: socket.socket) -> None:
+        """Serve one connection and close it."""
+        connection.setblocking(False)
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST_HEAD)
+        except OSError:
+            connection.close()
+            return
         # No high-water mark: `drain` then returns when the system has taken everything.
         writer.transport.set_write_buffer_limits(high=0)
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._connections[task] = writer
-        task.add_done_callback(lambda task: self._connections.pop(task).close())
+        try:
+            await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
+        finally:
+            writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
