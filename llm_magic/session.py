@@ -104,9 +104,9 @@ class Session:
 
         future: Future[Response] | None = None
         try:
-            view.start(request.model or self.settings.base_url)
             future = self.submit(request, feed)
             future.add_done_callback(lambda _: feed.close())
+            view.start(request.model or self.settings.base_url)
             feed.follow(view)
             response = future.result()
         except KeyboardInterrupt:

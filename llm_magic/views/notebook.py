@@ -49,6 +49,9 @@ class NotebookView:
         self._model = label
         self._label = f"{label} … (interrupt the kernel to stop)"
         self._show({"text/html": status_html(self._label), "text/plain": self._label})
+        # Imports the renderer while the server thinks: the first redraw would otherwise take
+        # long, and the pause after it ten times as long.
+        markdown_html("\n")
 
     def draw(self, words: str, notice: str) -> float:
         """Redraws the text so far; the pause follows from its size and its cost."""
