@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 FIRST_WAIT = 0.5
-"""Seconds before the first retry; doubled for each further one, up to 8, with jitter."""
+"""Most seconds before the first retry, doubled for each further one, up to 8; jitter below it."""
 LONGEST_WAIT = 60.0
 """A server that asks for a longer pause (seconds) is not waited for: the user is told instead."""
 
@@ -115,7 +115,7 @@ async def _listen(answer: Answer, *, wire: Wire, sink: Sink, limits: Limits) -> 
 
 def _attempts(limits: Limits, sink: Sink) -> Any:
     """The one retry loop: only for errors that came before the first byte of an answer."""
-    # 40 ms to import, so not before it is needed.
+    # 25 ms to import, so not before it is needed.
     from tenacity import (
         AsyncRetrying,
         retry_if_exception,
