@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -90,8 +91,9 @@ class OpenAIWire:
         answer = await self._open(request)
         fault: LLMError | None = None
         try:
-            async for event in self._events(answer.response.aiter_bytes()):
-                yield event
+            async with aclosing(self._events(answer.response.aiter_bytes())) as events:
+                async for event in events:
+                    yield event
         except BadStream as error:
             fault = self._unreadable(error)
         finally:
@@ -164,7 +166,9 @@ class OpenAIWire:
         said = str(error.body)
         if error.status not in (400, 422, 500) or not _UNWANTED.search(said):
             return None
-        ours = {"stream_options", self._cap_field} & body.keys() - request.fields.keys()
+        # By what this body had, not by what is known now: of several requests on their way at
+        # once each is refused, and each must find its way.
+        ours = {"stream_options", *_CAP_NAMES} & body.keys() - request.fields.keys()
         return next((field for field in sorted(ours) if field in said), None)
 
     def _do_without(self, field: str) -> None:
@@ -210,7 +214,7 @@ class OpenAIWire:
             f"Cannot reach {self.host}: {reason}. No answer was received.", fix=fix, retryable=True
         )
 
-    async def _events(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+    async def _events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event]:
         """The body as events, whether it is a stream, one JSON object, or no answer at all.
 
         Told by the first byte, not by the content type: servers label streams as text/plain or

@@ -62,6 +62,18 @@ def test_many_at_once_share_one_thread(server: ScriptedServer) -> None:
     assert threading.active_count() <= before + 1
 
 
+def test_a_field_refused_to_many_at_once_fails_none_of_them(server: ScriptedServer) -> None:
+    """The first refusal teaches the wire while the others are on their way."""
+    picky = Reply("Fine.", rejects=("max_tokens", "stream_options"), delay=0.05)
+    server.enqueue(*[picky] * 8)
+
+    async def main() -> list[Any]:
+        calls = (llm_magic.aask(f"{n}", model="m", max_tokens=9) for n in range(8))
+        return await asyncio.gather(*calls)
+
+    assert [answer.text for answer in asyncio.run(main())] == ["Fine."] * 8
+
+
 def test_errors_come_as_classes(server: ScriptedServer) -> None:
     server.enqueue(FAULTS["cut"], FAULTS["bad_key"])
 
