@@ -85,7 +85,7 @@ class Session:
 
     def wire(self, request: Request) -> OpenAIWire:
         """The connection for a request; one for each server and key, kept."""
-        where = (request.base_url, api_key())
+        where = (request.base_url, api_key(request.base_url))
         if where not in self._wires:
             self._wires[where] = OpenAIWire(*where)
         return self._wires[where]

@@ -16,6 +16,7 @@ from traitlets import Enum, Float, Int, TraitError, TraitType, Unicode, validate
 from traitlets.config import Configurable
 
 from llm_magic.errors import PromptError
+from llm_magic.wire import is_local
 
 OPENAI_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-5-mini"
@@ -116,12 +117,16 @@ class Secret(str):
         return "[key]"
 
 
-def api_key() -> Secret:
+def api_key(base_url: str = OPENAI_URL) -> Secret:
     """The API key, read anew for each use; empty where there is none.
 
     Looks at ``LLM_MAGIC_API_KEY`` and ``OPENAI_API_KEY`` in the environment, then at the same
     names in a ``.env`` file in the working folder or above, then at the keyring's service
-    ``llm_magic`` where the keyring package is installed.
+    ``llm_magic`` where the keyring package is installed; there not for a server on this machine,
+    because a locked keyring asks for its password.
+
+    Args:
+        base_url: The server that the key is for.
     """
     names = ("LLM_MAGIC_API_KEY", "OPENAI_API_KEY")
     for name in names:
@@ -133,7 +138,7 @@ def api_key() -> Secret:
     for name in names:
         if key := (found.get(name) or "").strip():
             return Secret(key)
-    return Secret(_from_keyring())
+    return Secret("" if is_local(base_url) else _from_keyring())
 
 
 def _from_keyring() -> str:

@@ -38,6 +38,11 @@ _DRAIN_SECONDS = 0.1
 _LARGEST_BODY = 64 * 1024 * 1024
 
 
+def is_local(base_url: str) -> bool:
+    """Whether a server is on this machine, where none needs a key."""
+    return bool(_LOCAL_HOSTS.match(urlsplit(base_url).hostname or ""))
+
+
 class OpenAIWire:
     """One server, spoken to through the openai client.
 
@@ -51,7 +56,7 @@ class OpenAIWire:
         self.host = parts.netloc.rpartition("@")[2]
         self.base_url = base_url
         self._key = api_key
-        self._local = bool(_LOCAL_HOSTS.match(parts.hostname or ""))
+        self._local = is_local(base_url)
         self._client: AsyncOpenAI | None = None
         self._making = asyncio.Lock()
         # What this server has refused so far, so that it is asked in its own way from then on.

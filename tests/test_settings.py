@@ -117,6 +117,14 @@ def test_key_from_environment_then_dotenv_then_keyring(
     assert api_key() == "own"
 
 
+def test_a_local_server_does_not_wake_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    keyring = types.ModuleType("keyring")
+    keyring.get_password = lambda *_: pytest.fail("asked")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "keyring", keyring)
+
+    assert api_key("http://localhost:11434/v1") == api_key("http://127.0.0.1:8000/v1") == ""
+
+
 def test_no_key_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keyring", None)
     assert api_key() == ""
