@@ -65,7 +65,9 @@ class Session:
         settings.read_environment()
         if temperature is None:
             temperature = settings.temperature
-        given = {"temperature": temperature, "seed": seed, "reasoning_effort": effort}
+        # 0 and 0.0 are one temperature, and should be one request.
+        heat = None if temperature is None else float(temperature)
+        given = {"temperature": heat, "seed": seed, "reasoning_effort": effort}
         fields = {name: value for name, value in given.items() if value is not None}
         for name, value in (params or {}).items():
             if name in ("model", "messages", "stream"):

@@ -39,6 +39,14 @@ def test_ask(server: ScriptedServer) -> None:
     assert not response.cached
 
 
+def test_a_temperature_is_the_same_however_it_is_written(server: ScriptedServer) -> None:
+    for temperature in (0, 0.0):
+        llm_magic.ask("Hello", temperature=temperature)
+
+    first, second = server.requests
+    assert first.raw == second.raw
+
+
 def test_ask_inside_a_running_loop() -> None:
     async def main() -> str:
         return llm_magic.ask("Hello").text
