@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.errors import LLMError, PromptError
-from llm_magic.types import Message
+from llm_magic.types import Message, text_of
 from llm_magic.values import ImageValue, to_prompt
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def render(source: str, names: Mapping[str, Any], *, raw: bool = False) -> Conte
     """
     source = source.strip("\r\n").rstrip()
     content: Content = source if raw else _expand(source, names)
-    words = content if isinstance(content, str) else _words(content)
-    if not words.strip() and isinstance(content, str):
+    words = text_of({"role": "user", "content": content})
+    if not words.strip():
         raise PromptError(
             "The prompt is empty; nothing was sent.",
             fix="Write it below the %%llm line, or behind %llm on the same line.",
@@ -74,10 +74,6 @@ def check_text(text: str) -> None:
             f"({odd[0]!a}), probably from a file that is not UTF-8; nothing was sent.",
             fix="Read the file with its real encoding: open(path, encoding='latin-1')",
         )
-
-
-def _words(parts: list[dict[str, Any]]) -> str:
-    return "\n".join(str(part.get("text", "")) for part in parts)
 
 
 def _expand(source: str, names: Mapping[str, Any]) -> Content:

@@ -55,6 +55,11 @@ class LLMMagic(Configurable):
         [0, 1], 1, help="0 shows the answer alone, 1 the line with model, tokens and time as well."
     ).tag(config=True)
 
+    def __init__(self, **kwargs: Any) -> None:
+        # Names last set from the environment: once the variable is gone, so is its value.
+        self._from_environment: set[str] = set()
+        super().__init__(**kwargs)
+
     def read_environment(self) -> None:
         """Takes from the environment what the user has not set otherwise.
 
@@ -87,11 +92,6 @@ class LLMMagic(Configurable):
                 "Nothing was sent.",
                 fix=f"Set another: %env {variable}=...",
             ) from None
-
-    def __init__(self, **kwargs: Any) -> None:
-        # Names last set from the environment: once the variable is gone, so is its value.
-        self._from_environment: set[str] = set()
-        super().__init__(**kwargs)
 
     @validate("base_url")
     def _address(self, proposal: Any) -> str:
