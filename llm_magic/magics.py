@@ -111,8 +111,8 @@ class LLMMagics(Magics):
         from llm_magic.views import show_report
         from llm_magic.views.report import dry_run
 
-        body = self._session.wire(request).body(request)
-        show_report(self.shell, dry_run(request, body))
+        wire = self._session.wire(request)
+        show_report(self.shell, dry_run(request, wire.body(request), wire.address))
 
 
 _QUESTION = re.compile(r"^(\s*(?:[^=#'\"]+=\s*)?)%llm[ \t]+(.*\?)\s*$")

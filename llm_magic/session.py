@@ -108,7 +108,7 @@ class Session:
         try:
             future = self.submit(request, feed)
             future.add_done_callback(lambda _: feed.close())
-            view.start(request.model or self.settings.base_url)
+            view.start(request.model or "the server's model")
             feed.follow(view)
             response = future.result()
         except KeyboardInterrupt:

@@ -175,7 +175,7 @@ def test_error_is_published_as_one_and_ends_run_all(kernel: Kernel, server: Scri
     assert 1 <= len(error["traceback"]) <= 3
     assert "OPENAI_API_KEY" in "\n".join(error["traceback"])
     (final,) = shown.of("update_display_data")
-    assert final["data"]["text/plain"].endswith(" · no answer")
+    assert final["data"]["text/plain"] == "the server's model · no answer"
 
 
 def test_partial_answer_stays_on_screen(kernel: Kernel, server: ScriptedServer) -> None:

@@ -73,3 +73,19 @@ def test_key_is_nowhere(
 
     assert [text for text in seen if KEY in text or KEY[:14] in text] == []
     assert server.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_password_in_the_address_is_not_shown(
+    terminal: Terminal, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("//", f"//user:{KEY}@"))
+    seen = [terminal.run("%llm --dry-run Hello").out]
+    for reply in (Reply("Fine."), FAULTS["cut"], FAULTS["server_error"], FAULTS["bad_key"]):
+        server.enqueue(*[reply] * 3)
+        seen.append(terminal.run("%llm Hello").out)
+        server.reset()
+    with server.refusing():
+        seen.append(terminal.run("%llm -m any Hello").out)
+
+    assert "Fine." in seen[1]
+    assert [text for text in seen if KEY in text] == []

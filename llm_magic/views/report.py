@@ -8,12 +8,13 @@ from typing import Any
 from llm_magic.types import Request, text_of
 
 
-def dry_run(request: Request, body: dict[str, Any]) -> str:
+def dry_run(request: Request, body: dict[str, Any], address: str) -> str:
     """The report of a request that is not sent.
 
     Args:
         request: What would be asked.
         body: The exact JSON body that the server would be sent.
+        address: The server's URL, without a password in it.
     """
     sent = json.dumps(body, ensure_ascii=False, indent=2)
     if not request.model:
@@ -24,6 +25,6 @@ def dry_run(request: Request, body: dict[str, Any]) -> str:
     cap = request.max_tokens
     out = f"{cap:,} out" if cap is not None else "no cap on the answer (set one: --max-tokens N)"
     return (
-        f"POST {request.base_url}/chat/completions\n{sent}\n\n{prompt}\n\n"
+        f"POST {address}/chat/completions\n{sent}\n\n{prompt}\n\n"
         f"At most {bound:,} tokens in, {out}. Nothing was sent."
     )
