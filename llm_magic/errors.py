@@ -2,6 +2,9 @@
 
     LLMError
     ├── PromptError             the cell, its options or its template are wrong; nothing was sent
+    ├── QuotaExceeded           a limit of yours would be passed; nothing was sent
+    ├── ReplayMissing           replayed, and the cassette has no answer to this prompt
+    ├── StoreError              the ledger or a cassette cannot be used
     ├── Refused                 the model or the provider's content filter declined
     ├── Truncated               the answer was cut at the output limit
     ├── StreamBroken            the answer stopped before the server said that it was complete
@@ -66,6 +69,49 @@ class LLMError(Exception):
 
 class PromptError(LLMError, ValueError):
     """The cell, its options or its template are wrong. Nothing was sent."""
+
+
+class QuotaExceeded(LLMError):
+    """A limit that you set would be passed. Nothing was sent.
+
+    Attributes:
+        scope: Whose limit: ``"kernel"``, ``"user"`` or ``"call"`` (``--max-cost``).
+        metric: What it limits: ``"requests"``, ``"tokens"`` or ``"usd"``.
+        cap: The limit: a number of requests or tokens, or USD as a Decimal.
+        used: What counts against it now, holds of running calls included.
+        asked: What this call can come to at most.
+        retry_at: Unix time in seconds from which this call fits, or None when waiting alone does
+            not help.
+    """
+
+    scope: str = "kernel"
+    metric: str = "requests"
+    cap: Any = 0
+    used: Any = 0
+    asked: Any = 0
+    retry_at: float | None = None
+
+
+class ReplayMissing(LLMError):
+    """Only recorded answers are allowed, and there is none for this prompt. Nothing was sent.
+
+    Attributes:
+        prompt: The words of the prompt.
+        nearest: The words of the recorded prompt that is most like it; empty when there is none.
+        diff: The two as a unified diff.
+    """
+
+    prompt: str = ""
+    nearest: str = ""
+    diff: str = ""
+
+
+class StoreError(LLMError):
+    """A file that a promise depends on (the ledger, a cassette) cannot be used."""
+
+
+class StoreWarning(UserWarning):
+    """A cache or ledger that is worked around: what happened, and how to mend it."""
 
 
 class Refused(LLMError):

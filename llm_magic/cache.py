@@ -1,0 +1,281 @@
+"""What makes two requests one, and the form in which an answer is kept.
+
+The stores hold opaque bytes under a key; what they mean is decided here, so that disk, memory and
+every later store keep the same inert thing: compressed JSON with a checksum, never a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from llm_magic.types import Request, Usage
+
+VERSION = 1
+"""Of the key and of the stored form: another number lets all that was stored before rest."""
+
+NOT_IN_KEY = frozenset(
+    {
+        "stream",
+        "stream_options",
+        "user",
+        "safety_identifier",
+        "metadata",
+        "store",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+    }
+)
+"""Fields of a body that change neither the answer nor its price: how it travels, who asks."""
+
+_CHECK_BYTES = 16
+_PORTS = {"http": 80, "https": 443}
+
+
+class Fingerprint(NamedTuple):
+    """A request's identity.
+
+    Attributes:
+        key: sha256 of the canonical form, in hex.
+        canonical: The request as canonical JSON; images by the sha256 of their bytes.
+    """
+
+    key: str
+    canonical: bytes
+
+
+def fingerprint(request: Request) -> Fingerprint:
+    """The identity of a request: of the whole body that it becomes, not of chosen fields.
+
+    The cap on the answer counts under one name, however the server wants it spelt. What is absent
+    differs from every value, a default included.
+    """
+    body: dict[str, Any] = {"model": request.model, "messages": _messages(request)}
+    if request.max_tokens is not None:
+        body["max_tokens"] = request.max_tokens
+    for name, value in request.fields.items():
+        if name not in NOT_IN_KEY:
+            body[name] = value
+    return sign(body, request.base_url)
+
+
+def sign(body: Mapping[str, Any], base_url: str) -> Fingerprint:
+    """The identity of a body whose images are sums already, as a cassette has it."""
+    whole = {"body": body, "url": normalised(base_url), "v": VERSION}
+    canonical = dumps(whole)
+    return Fingerprint(hashlib.sha256(canonical).hexdigest(), canonical)
+
+
+def dumps(value: Any) -> bytes:
+    """Canonical JSON: the same value gives the same bytes."""
+    return _encode(value).encode()
+
+
+_encode = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
+@lru_cache(maxsize=64)
+def normalised(base_url: str) -> str:
+    """A server's address in one spelling, without name and password."""
+    parts = urlsplit(base_url.strip())
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    port = parts.port
+    place = host if port is None or port == _PORTS.get(parts.scheme) else f"{host}:{port}"
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{place}{parts.path.rstrip('/')}{query}"
+
+
+def _messages(request: Request) -> list[Mapping[str, Any]]:
+    return [
+        message if isinstance(message["content"], str) else _without_bytes(message)
+        for message in request.messages
+    ]
+
+
+def _without_bytes(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message whose images are named by their sums: megabytes need no second home."""
+    parts = [_part(part) for part in message["content"]]
+    return {**message, "content": parts}
+
+
+def _part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    image = part.get("image_url")
+    if not isinstance(image, Mapping) or not str(image.get("url")).startswith("data:"):
+        return part
+    total = hashlib.sha256(image["url"].encode()).hexdigest()
+    return {**part, "image_url": {**image, "url": f"sha256:{total}"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A whole answer as it is stored.
+
+    Attributes:
+        text: The answer.
+        reasoning: The model's reasoning, where it was shown.
+        model: The model that the server said it used.
+        finish_reason: ``"stop"`` or ``"tool_calls"``.
+        usage: Tokens as the provider counted them.
+        cost: What it cost, in USD; None where the price was not known.
+        seconds: How long it took.
+        time: Unix time in seconds when it came; 0 where that is not kept (cassettes).
+    """
+
+    text: str
+    model: str
+    finish_reason: str
+    usage: Usage
+    reasoning: str = ""
+    cost: Decimal | None = None
+    seconds: float = 0.0
+    time: float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """The entry as JSON values."""
+        usage = self.usage
+        return {
+            "text": self.text,
+            "reasoning": self.reasoning,
+            "model": self.model,
+            "finish_reason": self.finish_reason,
+            "usage": {name: getattr(usage, name) for name in Usage.__slots__},
+            "cost": None if self.cost is None else str(self.cost),
+            "seconds": round(self.seconds, 3),
+            "time": round(self.time, 3),
+        }
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Entry:
+        """The entry of JSON values.
+
+        Raises:
+            ValueError: They are not those of an entry.
+        """
+        try:
+            cost = plain.get("cost")
+            entry = cls(
+                text=plain["text"],
+                reasoning=plain.get("reasoning", ""),
+                model=plain["model"],
+                finish_reason=plain["finish_reason"],
+                usage=Usage(**plain["usage"]),
+                cost=None if cost is None else Decimal(cost),
+                seconds=float(plain.get("seconds", 0.0)),
+                time=float(plain.get("time", 0.0)),
+            )
+        except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"no stored answer: {error}") from None
+        if not all(
+            type(words) is str for words in (entry.text, entry.reasoning, entry.model)
+        ) or entry.finish_reason not in ("stop", "tool_calls"):
+            raise ValueError("no whole answer")
+        return entry
+
+
+def pack(print_: Fingerprint, entry: Entry) -> bytes:
+    """A request and its answer as the bytes of one row."""
+    payload = zlib.compress(print_.canonical + b"\n" + dumps(entry.plain()), 6)
+    return _check(print_.key, payload) + payload
+
+
+def unpack(print_: Fingerprint, row: bytes) -> Entry | None:
+    """The answer in a row; None where the row is damaged or of another request."""
+    try:
+        canonical, entry = _opened(print_.key, row)
+        return Entry.of(json.loads(entry)) if canonical == print_.canonical else None
+    except ValueError:
+        return None
+
+
+def describe(key: str, row: bytes) -> tuple[dict[str, Any], Entry] | None:
+    """The canonical request and the answer of a row, for a listing; None where it is damaged."""
+    try:
+        canonical, entry = _opened(key, row)
+        return json.loads(canonical), Entry.of(json.loads(entry))
+    except ValueError:
+        return None
+
+
+def _opened(key: str, row: bytes) -> tuple[bytes, bytes]:
+    payload = row[_CHECK_BYTES:]
+    if row[:_CHECK_BYTES] != _check(key, payload):
+        raise ValueError("wrong checksum")
+    try:
+        canonical, _, entry = zlib.decompress(payload).partition(b"\n")
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    return canonical, entry
+
+
+def _check(key: str, payload: bytes) -> bytes:
+    # With the key in it, so that a row that was moved under another key is a damaged row.
+    return hashlib.blake2b(payload, digest_size=_CHECK_BYTES, key=key.encode()).digest()
+
+
+Trouble = Callable[[str, str], None]
+"""Told what is worked around, and how to mend it."""
+
+
+class Row(NamedTuple):
+    """A stored row, as a listing sees it.
+
+    Attributes:
+        key: Its key.
+        value: Its bytes.
+        used: Unix time in seconds when it was last read or written.
+    """
+
+    key: str
+    value: bytes
+    used: float
+
+
+class Size(NamedTuple):
+    """How much a store holds.
+
+    Attributes:
+        entries: Number of answers.
+        bytes: Bytes on disk or in memory.
+        limit: Most bytes that it may hold.
+        place: Folder or other name of the place.
+    """
+
+    entries: int
+    bytes: int
+    limit: int
+    place: str
+
+
+class Cache(Protocol):
+    """A store of rows. No method raises for a fault of the storage; ``trouble`` is told once."""
+
+    def get(self, key: str) -> bytes | None:
+        """The row of a key."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keeps a row, in place of an older one."""
+
+    def delete(self, key: str) -> None:
+        """Forgets a row."""
+
+    def rows(self, limit: int | None = None) -> Iterator[Row]:
+        """Rows, the last used first."""
+
+    def drop(self, unused_since: float | None = None) -> int:
+        """Forgets rows not used since a Unix time in seconds (None: all); returns how many."""
+
+    def size(self) -> Size:
+        """How much there is."""
+
+    def close(self) -> None:
+        """Writes what is pending and lets go of the files."""
