@@ -1,6 +1,7 @@
 # Everything installs into .venv, once; a later call finds it there.
 PYTHON ?= python3
 BIN := .venv/bin
+NO_KEY := OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL=
 
 .PHONY: demo test check lab bench notebooks clean
 
@@ -10,8 +11,9 @@ demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 # The notebooks are tested against the demo model, whatever the developer has set.
 test: .venv/.dev  ## everything but the style checks
 	$(BIN)/python -m pytest --cov --cov-report=term
-	OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL= PYTHONPATH=tests/guard \
+	$(NO_KEY) PYTHONPATH=tests/guard \
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/nbval.cfg notebooks
+	$(NO_KEY) PYTHONPATH=tests/guard LLM_MAGIC_MODE=replay $(BIN)/python -m pytest --nbval notebooks
 
 check: .venv/.dev  ## format, lint, types, layers, spelling
 	$(BIN)/ruff format --check .
@@ -26,9 +28,10 @@ lab: .venv/.lab  ## JupyterLab on the notebooks
 bench: .venv/.dev  ## ratios against a bare openai loop
 	$(BIN)/python benchmarks/line.py
 
+# Asked once, so that the cassettes are complete; saved as they replay, which is always the same.
 notebooks: .venv/.dev  ## run the notebooks anew and save their outputs
-	OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL= \
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(NO_KEY) $(BIN)/jupyter execute notebooks/*.ipynb
+	$(NO_KEY) LLM_MAGIC_MODE=replay $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf .venv

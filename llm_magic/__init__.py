@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_magic import errors, testing
-    from llm_magic.api import aask, ask
+    from llm_magic.api import aask, ask, cache, quota, usage
     from llm_magic.types import Request, Response, Usage
 
-__all__ = ["Request", "Response", "Usage", "aask", "ask", "errors", "testing"]
+__all__ = [
+    "Request",
+    "Response",
+    "Usage",
+    "aask",
+    "ask",
+    "cache",
+    "errors",
+    "quota",
+    "testing",
+    "usage",
+]
 
 _HOMES = {
     "aask": "llm_magic.api",
     "ask": "llm_magic.api",
+    "cache": "llm_magic.api",
+    "quota": "llm_magic.api",
+    "usage": "llm_magic.api",
     "Request": "llm_magic.types",
     "Response": "llm_magic.types",
     "Usage": "llm_magic.types",

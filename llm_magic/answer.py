@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llm_magic.decode import Event, Finish, Model, Piece
+from llm_magic.decode import Event, Finish, Model, Piece, Sent
 from llm_magic.errors import LLMError, ProviderError, Refused, StreamBroken, Truncated
 from llm_magic.types import Request, Response, Usage, text_of
 
@@ -13,14 +13,27 @@ _BROKEN_REASONS = frozenset({"error", "abort", "aborted", "cancelled", "canceled
 
 
 class Answer:
-    """What has arrived so far. Appending only: no work for a piece depends on those before."""
+    """What has arrived so far. Appending only: no work for a piece depends on those before.
+
+    Attributes:
+        request: What was asked.
+        body: The JSON body that was sent; empty before.
+        model: The model that answers, as the server says.
+        finish: The server's reason for the end; ``"interrupted"`` is ours.
+        usage: The provider's count, once it has come.
+        attempts: HTTP requests made.
+        billable: Whether the provider may count the last of them.
+        finished: Whether the server has said that the answer is at its end.
+    """
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.body: dict[str, Any] = {}
         self.model = ""
         self.finish = ""
         self.usage: Usage | None = None
         self.attempts = 0
+        self.billable = self.finished = False
         self.words: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
         self._began = time.monotonic()
 
@@ -31,9 +44,16 @@ class Answer:
         elif type(event) is Usage:
             self.usage = event
         elif type(event) is Finish:
-            self.finish = event.reason
+            self.finish, self.finished = event.reason, True
         elif type(event) is Model:
             self.model = event.name
+        elif type(event) is Sent:
+            self.body = event.body
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the answer or about it has come."""
+        return self.usage is not None or bool(self.finish) or any(self.words.values())
 
     def text(self, kind: str = "text") -> str:
         """All words of a kind so far."""
@@ -80,8 +100,12 @@ class Answer:
             part = f"The {len(error.text):,} characters that came are in sys.last_value.text."
             error.fix = f"{part} {error.fix}"
         # A call that the server turned away used nothing.
-        if self.attempts and (error.text or self.usage or not isinstance(error, ProviderError)):
+        if self.billable:
             error.usage = self.counted()
+
+    def received(self) -> int:
+        """Bytes of the answer, its reasoning included."""
+        return sum(len(self.text(kind).encode()) for kind in self.words)
 
     def counted(self) -> Usage:
         """The provider's own count, else an estimate of 4 bytes a token, marked as one."""
@@ -89,16 +113,15 @@ class Answer:
             return self.usage
         sent = sum(len(text_of(message).encode()) for message in self.request.messages)
         reasoning = len(self.text("reasoning").encode())
-        received = reasoning + len((self.text() + self.text("refusal")).encode())
         return Usage(
             input_tokens=-(-sent // 4),
-            output_tokens=-(-received // 4),
+            output_tokens=-(-self.received() // 4),
             reasoning_tokens=-(-reasoning // 4),
             estimated=True,
         )
 
-    def response(self, body: dict[str, Any]) -> Response:
-        """The answer as the caller gets it, with the body that was sent for it."""
+    def response(self) -> Response:
+        """The answer as the caller gets it."""
         text = self.text()
         return Response(
             text=text,
@@ -107,7 +130,7 @@ class Answer:
             model=self.model or self.request.model,
             finish_reason=self.finish,
             reasoning=self.text("reasoning"),
-            request=body,
+            request=self.body,
             attempts=self.attempts,
             seconds=time.monotonic() - self._began,
         )

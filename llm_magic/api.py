@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from decimal import Decimal
+from typing import Any, Literal
 
+from llm_magic import control
+from llm_magic.desk import Desk, Wish
 from llm_magic.prompt import Content, check_text
 from llm_magic.session import Session, current
 from llm_magic.types import Request, Response
 from llm_magic.values import ImageValue, to_prompt
 from llm_magic.views import Feed
+from llm_magic.views.tables import Table
 
 
 def ask(
@@ -24,6 +28,9 @@ def ask(
     seed: int | None = None,
     effort: str | None = None,
     params: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    no_cache: bool = False,
+    max_cost: float | Decimal | None = None,
 ) -> Response:
     """Asks a model and waits for the whole answer. Shows nothing; works in a running event loop.
 
@@ -37,6 +44,9 @@ def ask(
         seed: Seed, for servers that take one.
         effort: Reasoning effort: ``"low"``, ``"medium"`` or ``"high"``.
         params: Further fields of the request.
+        fresh: Ask again, and keep the new answer in place of the cached one.
+        no_cache: Neither look the answer up nor keep it.
+        max_cost: USD; refused where the call can come to more.
 
     Returns:
         The answer; ``str(response)`` is its text.
@@ -45,9 +55,12 @@ def ask(
         LLMError: The class that says what went wrong, with the partial ``text``.
         Interrupted: On Ctrl-C (a ``KeyboardInterrupt``).
     """
-    session, request = _prepared(
+    session, request, wish = _prepared(
         prompt,
         images,
+        fresh=fresh,
+        no_cache=no_cache,
+        max_cost=max_cost,
         model=model,
         system=system,
         temperature=temperature,
@@ -56,7 +69,7 @@ def ask(
         effort=effort,
         params=params,
     )
-    return session.ask(request)
+    return session.ask(request, wish=wish)
 
 
 async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Response:
@@ -70,18 +83,32 @@ async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Re
     Raises:
         LLMError: The class that says what went wrong, with the partial ``text``.
     """
-    session, request = _prepared(prompt, images, **options)
-    return await asyncio.wrap_future(session.submit(request, Feed()))
+    session, request, wish = _prepared(prompt, images, **options)
+    try:
+        if found := session.desk.find(request, wish, session.cell):
+            return found
+        return await asyncio.wrap_future(session.submit(request, Feed(), wish))
+    finally:
+        session.desk.warn()
 
 
-def _prepared(prompt: str, images: Sequence[Any], **options: Any) -> tuple[Session, Request]:
+def _prepared(
+    prompt: str,
+    images: Sequence[Any],
+    *,
+    fresh: bool = False,
+    no_cache: bool = False,
+    max_cost: float | Decimal | None = None,
+    **options: Any,
+) -> tuple[Session, Request, Wish]:
     check_text(prompt)
     content: Content = prompt
     if images:
         pictures = [_picture(image).part() for image in images]
         content = [{"type": "text", "text": prompt}, *pictures]
     session = current()
-    return session, session.request(content, **options)
+    most = None if max_cost is None else Decimal(str(max_cost))
+    return session, session.request(content, **options), Wish(fresh, no_cache, most)
 
 
 def _picture(image: Any) -> ImageValue:
@@ -89,3 +116,56 @@ def _picture(image: Any) -> ImageValue:
     if not isinstance(picture, ImageValue):
         raise TypeError(f"images takes matplotlib figures and PIL images, not {type(image)!r}")
     return picture
+
+
+def usage(by: control.By = "model") -> Any:
+    """What was spent and saved, as a pandas frame: tokens, requests, USD.
+
+    Args:
+        by: One row for each ``"model"``, ``"day"`` or ``"cell"`` of this kernel.
+
+    Raises:
+        StoreError: The ledger cannot be read.
+        ImportError: pandas is not installed.
+    """
+    return control.usage_frame(_desk(), by)
+
+
+def quota(
+    *,
+    requests: int | Literal["none"] | None = None,
+    tokens: int | Literal["none"] | None = None,
+    usd: float | Decimal | Literal["none"] | None = None,
+    per: float | str | None = None,
+    scope: Literal["kernel", "user"] = "kernel",
+    reset: bool = False,
+) -> Table:
+    """Sets limits where they are given, and shows where all stand.
+
+    Args:
+        requests: Most requests; ``"none"`` takes the limit away.
+        tokens: Most tokens, in and out.
+        usd: Most USD.
+        per: Seconds, a span such as ``"1h"``, or ``"kernel"`` for as long as the kernel runs; None
+            is the setting ``quota_window``, for ``scope="user"`` a day.
+        scope: This kernel, or you: all your kernels, until it is changed.
+        reset: What was used so far no longer counts.
+
+    Raises:
+        PromptError: A number or a span of time is none.
+        StoreError: The ledger cannot be written.
+    """
+    return control.limit(
+        _desk(), requests=requests, tokens=tokens, usd=usd, per=per, scope=scope, reset=reset
+    )
+
+
+def cache() -> control.CacheControl:
+    """The cache of answers: ``.stats()``, ``.list()``, ``.clear()``, ``.prune("30d")``."""
+    return control.CacheControl(_desk())
+
+
+def _desk() -> Desk:
+    session = current()
+    session.settings.read_environment()
+    return session.desk

@@ -45,10 +45,12 @@ class Fingerprint(NamedTuple):
     Attributes:
         key: sha256 of the canonical form, in hex.
         canonical: The request as canonical JSON; images by the sha256 of their bytes.
+        body: The body in it.
     """
 
     key: str
     canonical: bytes
+    body: Mapping[str, Any]
 
 
 def fingerprint(request: Request) -> Fingerprint:
@@ -60,27 +62,28 @@ def fingerprint(request: Request) -> Fingerprint:
     body: dict[str, Any] = {"model": request.model, "messages": _messages(request)}
     if request.max_tokens is not None:
         body["max_tokens"] = request.max_tokens
-    for name, value in request.fields.items():
-        if name not in NOT_IN_KEY:
-            body[name] = value
+    body |= {name: value for name, value in request.fields.items() if name not in NOT_IN_KEY}
     return sign(body, request.base_url)
 
 
 def sign(body: Mapping[str, Any], base_url: str) -> Fingerprint:
-    """The identity of a body whose images are sums already, as a cassette has it."""
+    """The identity of a body whose images are sums already, as a cassette has it.
+
+    The order of the body's fields does not count. Within them it does: the properties of a schema
+    are answered in their order, so that two classes with the same fields are two questions.
+    """
+    body = dict(sorted(body.items()))
     whole = {"body": body, "url": normalised(base_url), "v": VERSION}
     canonical = dumps(whole)
-    return Fingerprint(hashlib.sha256(canonical).hexdigest(), canonical)
+    return Fingerprint(hashlib.sha256(canonical).hexdigest(), canonical, body)
 
 
 def dumps(value: Any) -> bytes:
-    """Canonical JSON: the same value gives the same bytes."""
+    """Compact JSON: the same value in the same order gives the same bytes."""
     return _encode(value).encode()
 
 
-_encode = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-).encode
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 @lru_cache(maxsize=64)
@@ -204,6 +207,20 @@ def describe(key: str, row: bytes) -> tuple[dict[str, Any], Entry] | None:
         return json.loads(canonical), Entry.of(json.loads(entry))
     except ValueError:
         return None
+
+
+def seal(key: str, text: str) -> bytes:
+    """A short text as the bytes of a row."""
+    payload = text.encode()
+    return _check(key, payload) + payload
+
+
+def unseal(key: str, row: bytes) -> str | None:
+    """The text of such a row; None where it is damaged."""
+    payload = row[_CHECK_BYTES:]
+    if row[:_CHECK_BYTES] != _check(key, payload):
+        return None
+    return payload.decode(errors="replace")
 
 
 def _opened(key: str, row: bytes) -> tuple[bytes, bytes]:

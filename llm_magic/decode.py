@@ -69,7 +69,18 @@ class Alive:
     """Something arrived that is no part of the answer: a ping, a role, an empty piece."""
 
 
-Event = Piece | Finish | Model | Usage | Done | Alive
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The server has taken the request.
+
+    Attributes:
+        body: The JSON body as it was sent.
+    """
+
+    body: dict[str, Any]
+
+
+Event = Sent | Piece | Finish | Model | Usage | Done | Alive
 
 _ALIVE = Alive()
 
@@ -294,10 +305,13 @@ def read_usage(usage: Any) -> Usage | None:
     """A provider's usage object as ours, or None where there is none."""
     if not isinstance(usage, dict):
         return None
+    details = usage.get("prompt_tokens_details")
     return Usage(
         input_tokens=_count(usage, "prompt_tokens"),
         output_tokens=_count(usage, "completion_tokens"),
-        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        # DeepSeek has a field of its own for what it read from its cache.
+        cached_tokens=_count(details, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens"),
+        cache_write_tokens=_count(details, "cache_write_tokens"),
         reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
     )
 

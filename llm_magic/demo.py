@@ -17,6 +17,9 @@ from llm_magic.settings import OPENAI_URL, api_key
 from llm_magic.testing import Reply, ScriptedServer
 
 MODEL = "demo-model"
+URL = "http://demo.localhost/v1"
+# What OpenAI lists for gpt-5-mini, in USD per million tokens, so that sums mean something.
+PRICE = {"input": 0.25, "output": 2}
 TOKENS_PER_SECOND = 60.0
 
 _ANSWERS = {
@@ -53,21 +56,28 @@ def use_demo_model() -> None:
     """Answers from the demo model, unless a key or a server is set.
 
     With ``OPENAI_API_KEY`` or ``OPENAI_BASE_URL`` (or their ``LLM_MAGIC_`` forms, or a setting)
-    the notebook runs live and this only says so.
+    the notebook runs live and this only says so. Where ``mode`` is ``replay``, its answers come
+    from a cassette and no server is started.
     """
     global _server
     session = current()
-    session.settings.read_environment()
-    in_use = _server is not None and session.settings.base_url == _server.url
-    if not in_use and (api_key() or session.settings.base_url != OPENAI_URL):
+    settings = session.settings
+    settings.read_environment()
+    replays = settings.mode == "replay"
+    if not (replays or settings.base_url == URL) and (
+        api_key() or settings.base_url != OPENAI_URL
+    ):
         print("Live: the answers come from a real server.")
         return
-    if _server is None:
+    if not replays and _server is None:
         _server = ScriptedServer(_answers(), default=_paced(_UNKNOWN), models=[MODEL])
         _server.start()
-    session.settings.base_url = _server.url
-    session.settings.model = MODEL
-    print("No OPENAI_API_KEY: the answers come from the demo model, a script.")
+    if _server:
+        # By a name of its own: the port is another one in each kernel, the answers are the same.
+        session.routes[URL] = _server.url
+    settings.base_url, settings.model = URL, MODEL
+    settings.prices = {**settings.prices, MODEL: PRICE}
+    print("No key: the answers come from the demo model, a script. Its prices are gpt-5-mini's.")
 
 
 def _answers() -> dict[str, str | Reply]:
@@ -82,7 +92,7 @@ def run_in_terminal(path: Path) -> bool:
     """Runs a notebook's cells in a terminal IPython, showing each as if it were typed.
 
     Args:
-        path: The ``.ipynb`` file.
+        path: The ``.ipynb`` file; its folder becomes the working folder.
 
     Returns:
         Whether every cell ran without an error.
@@ -91,6 +101,8 @@ def run_in_terminal(path: Path) -> bool:
 
     shell: Any = TerminalInteractiveShell.instance()
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    # As Jupyter does: what a notebook names is beside it.
+    os.chdir(path.parent)
     for cell in cells:
         source = "".join(cell["source"])
         if cell["cell_type"] != "code":
@@ -105,5 +117,5 @@ def run_in_terminal(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("IPYTHONDIR", str(Path(".venv") / "ipython"))
-    sys.exit(not all(run_in_terminal(Path(each)) for each in sys.argv[1:]))
+    os.environ.setdefault("IPYTHONDIR", str(Path(".venv").resolve() / "ipython"))
+    sys.exit(not all([run_in_terminal(Path(each).resolve()) for each in sys.argv[1:]]))

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_magic.answer import Answer
+from llm_magic.cache import Fingerprint, fingerprint
 from llm_magic.decode import Event, Piece
 from llm_magic.errors import LLMError, ProviderError, ServerUnreachable, StreamBroken, UnknownModel
+from llm_magic.flight import Flights, Sink
+from llm_magic.holds import Hold, Quota, Terms
+from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
 from llm_magic.watch import Limits, Watch
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
+FLIGHT_LOOK = 0.05
+"""Seconds between two looks whether another kernel's equal call is over."""
 FIRST_WAIT = 0.5
 """Most seconds before the first retry, doubled for each further one, up to 8; jitter below it."""
 LONGEST_WAIT = 60.0
@@ -46,27 +52,33 @@ class Wire(Protocol):
         """Names of the models on offer."""
 
 
-class Sink(Protocol):
-    """Where an answer is shown while it comes. Called on the loop's thread; must not block."""
+@dataclass(frozen=True)
+class Call:
+    """How one request is to be made.
 
-    def piece(self, piece: Piece) -> None:
-        """New words."""
+    Attributes:
+        limits: Seconds and retries.
+        shelf: Where the answer may be found, and where it is kept.
+        terms: What it may spend.
+        quota: Where that is booked.
+        flights: The calls of this kernel that it may join.
+    """
 
-    def notice(self, message: str) -> None:
-        """Something to tell while waiting, such as a retry."""
+    limits: Limits
+    shelf: Shelf
+    terms: Terms
+    quota: Quota
+    flights: Flights
 
-    def stopped(self, response: Response) -> None:
-        """The call was cancelled; this is what there was."""
 
-
-async def ask(request: Request, *, wire: Wire, sink: Sink, limits: Limits) -> Response:
-    """Asks once, whatever it takes within the limits.
+async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Response:
+    """Asks once, whatever it takes within the limits; or finds the answer.
 
     Args:
         request: What is asked; with an empty model, the server's only one is.
         wire: The server.
         sink: Told every piece as it arrives.
-        limits: Seconds and retries.
+        call: Limits, stores and terms.
 
     Returns:
         The whole answer; a partial one is never returned.
@@ -75,27 +87,84 @@ async def ask(request: Request, *, wire: Wire, sink: Sink, limits: Limits) -> Re
         LLMError: What went wrong, with ``text``, ``usage`` and ``attempts`` of the call.
         asyncio.CancelledError: After the connection is closed and ``sink.stopped`` is told.
     """
-    answer = Answer(request)
-    try:
+    async with _told(Answer(request), wire, sink) as answer:
         await wire.ready()
-        answer.request = request = await _with_model(request, wire, limits)
-        await _attempts(limits, sink)(_listen, answer, wire=wire, sink=sink, limits=limits)
-        answer.judge()
+        answer.request = request = await _with_model(request, wire, call)
+        print_ = fingerprint(request)
+        # Looked up before the call was handed over, but perhaps by another model's name.
+        if found := call.shelf.find(print_):
+            return found
+    if not call.shelf.shared:
+        return await _fly(request, print_, wire=wire, sink=sink, call=call)
+
+    def fly(everyone: Sink) -> Coroutine[Any, Any, Response]:
+        return _fly(request, print_, wire=wire, sink=everyone, call=call)
+
+    return await call.flights.share(print_.key, fly, sink)
+
+
+async def _fly(
+    request: Request, print_: Fingerprint, *, wire: Wire, sink: Sink, call: Call
+) -> Response:
+    """One call: held, sent, heard, judged, kept, settled."""
+    async with _told(Answer(request), wire, sink) as answer:
+        hold = await _hold(request, print_, wire=wire, sink=sink, call=call)
+        if isinstance(hold, Response):
+            return hold
+        answer.request = hold.worst.request
+        try:
+            await _attempts(call.limits, sink)(
+                _listen, answer, hold, wire=wire, sink=sink, limits=call.limits
+            )
+            answer.judge()
+            response = hold.priced(answer.response())
+            # Before the hold is settled: whoever waits for it looks here next.
+            await call.quota.do(call.shelf.keep, print_, response)
+        finally:
+            hold.settle(answer)
+    return response
+
+
+async def _hold(
+    request: Request, print_: Fingerprint, *, wire: Wire, sink: Sink, call: Call
+) -> Hold | Response:
+    """The hold of this call, or the answer that another kernel has meanwhile paid for."""
+    key = print_.key if call.shelf.shared else None
+    told = False
+    while True:
+        hold = await call.quota.hold(request, wire.body(request), key, call.terms)
+        if hold != "flying":
+            return hold
+        if not told:
+            sink.notice("Another kernel is asking the same; waiting for its answer.")
+            told = True
+        while await call.quota.do(call.quota.ledger.flying, print_.key):
+            await asyncio.sleep(FLIGHT_LOOK)
+        if found := call.shelf.find(print_):
+            return found
+
+
+@asynccontextmanager
+async def _told(answer: Answer, wire: Wire, sink: Sink) -> AsyncGenerator[Answer]:
+    """Gives an error the data of its call, and a cancelled call's partial answer to the sink."""
+    try:
+        yield answer
     except LLMError as error:
-        if isinstance(error, UnknownModel) and request.model:
-            await _name_models(error, request.model, wire)
+        if isinstance(error, UnknownModel) and answer.request.model:
+            await _name_models(error, answer.request.model, wire)
         answer.stamp(error)
         raise
     except asyncio.CancelledError:
         answer.finish = "interrupted"
-        sink.stopped(answer.response(wire.body(request)))
+        sink.stopped(answer.response())
         raise
-    return answer.response(wire.body(request))
 
 
-async def _listen(answer: Answer, *, wire: Wire, sink: Sink, limits: Limits) -> None:
+async def _listen(answer: Answer, hold: Hold, *, wire: Wire, sink: Sink, limits: Limits) -> None:
     """One HTTP request, from sending it to the end of its answer."""
+    await hold.sent()
     answer.attempts += 1
+    answer.billable = True
     watch = Watch(limits)
     try:
         async with watch, aclosing(wire.stream(answer.request)) as events:
@@ -107,7 +176,9 @@ async def _listen(answer: Answer, *, wire: Wire, sink: Sink, limits: Limits) -> 
     except TimeoutError:
         if not answer.finish:
             raise watch.error(wire.host) from None
-    except (StreamBroken, ProviderError):
+    except LLMError as error:
+        # A request that was turned away is not counted by anybody.
+        answer.billable = answer.begun or isinstance(error, StreamBroken)
         # Once the server has said that the answer is complete, nothing behind it matters.
         if not answer.finish:
             raise
@@ -160,19 +231,23 @@ def _headline(error: BaseException | None) -> str:
     return str(error).splitlines()[0] if error else ""
 
 
-async def _with_model(request: Request, wire: Wire, limits: Limits) -> Request:
-    """The request with a model: on a server that has exactly one, none needs to be named."""
+async def _with_model(request: Request, wire: Wire, call: Call) -> Request:
+    """The request with a model: on a server that has exactly one, none needs to be named.
+
+    The server is asked for its name, because another model's stored answer would be a wrong one. If
+    it cannot be reached, it is taken to have the one that it had: what is stored is found still.
+    """
     if request.model:
         return request
+    shelf = call.shelf
     try:
-        async with asyncio.timeout(limits.timeout or None):
-            names = await wire.models()
-    except TimeoutError:
-        raise ServerUnreachable(
-            f"No answer from {wire.host} within {limits.timeout:g} s. The prompt was not sent.",
-            fix="Is the server well? Wait longer with: %config LLMMagic.timeout = 600",
-        ) from None
+        names = await _models(wire, call.limits)
+    except ServerUnreachable:
+        if (last := shelf.last_model(request.base_url)) is None:
+            raise
+        return replace(request, model=last)
     if len(names) == 1:
+        await call.quota.do(shelf.note_model, request.base_url, names[0])
         return replace(request, model=names[0])
     offered = f"offers {len(names)}: {', '.join(names[:5])}" if names else "lists none"
     raise UnknownModel(
@@ -180,6 +255,17 @@ async def _with_model(request: Request, wire: Wire, limits: Limits) -> Request:
         fix=f"Name one: %config LLMMagic.model = {(names or ['NAME'])[0]!r}",
         available=tuple(names),
     )
+
+
+async def _models(wire: Wire, limits: Limits) -> list[str]:
+    try:
+        async with asyncio.timeout(limits.timeout or None):
+            return await wire.models()
+    except TimeoutError:
+        raise ServerUnreachable(
+            f"No answer from {wire.host} within {limits.timeout:g} s. The prompt was not sent.",
+            fix="Is the server well? Wait longer with: %config LLMMagic.timeout = 600",
+        ) from None
 
 
 async def _name_models(error: UnknownModel, asked: str, wire: Wire) -> None:

@@ -207,6 +207,9 @@ class Ledger(Protocol):
     ) -> list[Line]:
         """Sums by model, day or cell, the largest spending first (days: the newest first)."""
 
+    def reset_file(self) -> None:
+        """Sets a damaged file aside under a new name and starts to count anew."""
+
     def close(self) -> None:
         """Writes what is pending and lets go of the file."""
 

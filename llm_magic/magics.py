@@ -10,6 +10,8 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_exp
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from llm_magic import options as line_options
+from llm_magic.admin import AdminMagics
+from llm_magic.desk import Wish
 from llm_magic.errors import PromptError
 from llm_magic.session import Session, current
 from llm_magic.types import Request, Response
@@ -41,6 +43,9 @@ class LLMMagics(Magics):
         help="Any further field of the request; may be repeated.",
     )
     @argument("-o", "--out", metavar="NAME", help="Bind the answer to NAME (also: NAME <<).")
+    @argument("--fresh", action="store_true", help="Ask again; replaces the cached answer.")
+    @argument("--no-cache", action="store_true", help="Neither look the answer up nor keep it.")
+    @argument("--max-cost", metavar="USD", help="Refuse where the call can come to more.")
     @argument("--dry-run", action="store_true", help="Show what would be sent; send nothing.")
     @argument("--raw", action="store_true", help="Take the prompt as it is: no template.")
     @argument("--quiet", action="store_true", help="Show nothing.")
@@ -69,10 +74,11 @@ class LLMMagics(Magics):
                 fix="The prompt goes below the line. See the options: %%llm?",
             )
         request = self._request(chosen, command.rest if cell is None else cell)
+        wish = Wish(chosen.fresh, chosen.no_cache, line_options.money(chosen.max_cost))
         if chosen.dry_run:
-            self._dry_run(request)
+            self._dry_run(request, wish)
             return None
-        response = self._ask(request, chosen)
+        response = self._ask(request, chosen, wish)
         if chosen.out:
             self.shell.user_ns[chosen.out] = response.value
         return response
@@ -99,20 +105,18 @@ class LLMMagics(Magics):
             params=line_options.params(chosen.param),
         )
 
-    def _ask(self, request: Request, chosen: argparse.Namespace) -> Response:
+    def _ask(self, request: Request, chosen: argparse.Namespace, wish: Wish) -> Response:
         from llm_magic.views import choose
 
         view = choose(self.shell, quiet=chosen.quiet, live=not chosen.no_stream)
-        response = self._session.ask(request, view)
+        response = self._session.ask(request, view, wish)
         self._session.mark_shown(response)
         return response
 
-    def _dry_run(self, request: Request) -> None:
+    def _dry_run(self, request: Request, wish: Wish) -> None:
         from llm_magic.views import show_report
-        from llm_magic.views.report import dry_run
 
-        wire = self._session.wire(request)
-        show_report(self.shell, dry_run(request, wire.body(request), wire.address))
+        show_report(self.shell, self._session.dry_run(request, wish))
 
 
 _QUESTION = re.compile(r"^(\s*(?:[^=#'\"]+=\s*)?)%llm[ \t]+(.*\?)\s*$")
@@ -146,7 +150,7 @@ def _kept(line: str) -> str:
 def load(shell: Any) -> None:
     """Registers magics and settings; loading again leaves nothing there twice."""
     session = current(shell)
-    shell.register_magics(LLMMagics(shell))
+    shell.register_magics(LLMMagics(shell), AdminMagics(shell))
     transforms = shell.input_transformers_cleanup
     if keep_questions not in transforms:
         transforms.append(keep_questions)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
+import shlex
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from llm_magic.errors import PromptError
@@ -75,6 +78,23 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
     return Command(options, line[place:].strip())
 
 
+def parse_words(parser: argparse.ArgumentParser, line: str) -> argparse.Namespace:
+    """A line of words and options in any order.
+
+    Raises:
+        PromptError: For an unknown option (with the nearest one) or a value that does not fit.
+    """
+    known = parser._option_string_actions
+    try:
+        words = shlex.split(line, posix=os.name != "nt")
+    except ValueError as error:
+        raise PromptError(f"{error}; nothing was done.") from None
+    for word in words:
+        if (found := _OPTION.fullmatch(word.partition("=")[0])) and found[1] not in known:
+            _unknown(found[1], list(known))
+    return _checked(parser, words)
+
+
 def params(pairs: list[str] | None) -> dict[str, Any]:
     """``KEY=JSON`` pairs as request fields; a bare word needs no quotes.
 
@@ -91,6 +111,25 @@ def params(pairs: list[str] | None) -> dict[str, Any]:
             )
         fields[key.strip()] = _json_value(key, value)
     return fields
+
+
+def money(text: str | None) -> Decimal | None:
+    """An amount in USD, with or without its sign; None where there is none.
+
+    Raises:
+        PromptError: It is no amount.
+    """
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text.strip().removeprefix("$"))
+    except ArithmeticError:
+        amount = Decimal("nan")
+    if not amount.is_finite() or amount < 0:
+        raise PromptError(
+            f"{text!r} is no amount in USD; nothing was sent.", fix="Write it as 0.05 or $0.05"
+        )
+    return amount
 
 
 def _json_value(key: str, value: str) -> Any:

@@ -13,7 +13,8 @@ from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from llm_magic.engine import ask
+from llm_magic.desk import Desk, Wish
+from llm_magic.engine import Call, ask
 from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.prompt import Content, messages
 from llm_magic.settings import LLMMagic, api_key
@@ -22,6 +23,8 @@ from llm_magic.views import Feed, Silent, View, show_responses
 from llm_magic.watch import Limits
 from llm_magic.wire import OpenAIWire
 
+_SILENT = Silent()
+_AS_USUAL = Wish()
 SETTLE_SECONDS = 0.3
 """How long an interrupted cell waits for its connection to be closed and counted."""
 
@@ -37,6 +40,8 @@ class Session:
         self.shell = shell
         self.settings = LLMMagic(parent=shell)
         self.pid = os.getpid()
+        self.desk = Desk(self.settings)
+        self.routes: dict[str, str] = {}
         self._wires: dict[tuple[str, str], OpenAIWire] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -86,31 +91,47 @@ class Session:
         )
 
     def wire(self, request: Request) -> OpenAIWire:
-        """The connection for a request; one for each server and key, kept."""
-        where = (request.base_url, api_key(request.base_url))
+        """The connection for a request; one for each server and key, kept.
+
+        A server whose port changes at every start has a name of its own, and a route to it.
+        """
+        url = self.routes.get(request.base_url, request.base_url)
+        where = (url, api_key(url))
         if where not in self._wires:
             self._wires[where] = OpenAIWire(*where)
         return self._wires[where]
 
-    def ask(self, request: Request, view: View | None = None) -> Response:
-        """Asks and waits, drawing meanwhile.
+    def ask(self, request: Request, view: View | None = None, wish: Wish | None = None) -> Response:
+        """Finds the answer, or asks and waits, drawing meanwhile.
 
         Raises:
             LLMError: What went wrong; what had arrived is drawn and kept in its ``text``.
             Interrupted: On Ctrl-C; likewise.
         """
-        view, feed = view or Silent(), Feed()
+        view, wish = view or _SILENT, wish or _AS_USUAL
+        try:
+            response = self.desk.find(request, wish, self.cell)
+            if response is None:
+                response = self._ask(request, view, wish)
+            if view is not _SILENT:
+                view.finish(response.text, self.status(response))
+            return response
+        finally:
+            self.desk.warn()
+
+    def _ask(self, request: Request, view: View, wish: Wish) -> Response:
+        feed = Feed()
 
         def finish(text: str, status: str) -> None:
             view.finish(text, status if self.settings.feedback else "")
 
         future: Future[Response] | None = None
         try:
-            future = self.submit(request, feed)
+            future = self.submit(request, feed, wish)
             future.add_done_callback(lambda _: feed.close())
             view.start(request.model or "the server's model")
             feed.follow(view)
-            response = future.result()
+            return future.result()
         except KeyboardInterrupt:
             partial = _stop(future, feed, request)
             finish(partial.text, f"{partial.status()} · stopped, incomplete")
@@ -119,15 +140,51 @@ class Session:
             came = feed.text()
             finish(came, _incomplete(error) if came else "")
             raise
-        finish(response.text, response.status())
+
+    def submit(self, request: Request, feed: Feed, wish: Wish) -> Future[Response]:
+        """Starts a call on the loop's thread; cancelling the future stops it.
+
+        Raises:
+            LLMError: It cannot even be started: no key, no ledger, no prices.
+        """
+        settings, desk, cell = self.settings, self.desk, self.cell
+        call = Call(
+            limits=Limits(settings.timeout, settings.stall_timeout, settings.retries),
+            shelf=desk.shelf(wish),
+            terms=desk.terms(wish, cell),
+            quota=desk.quota,
+            flights=desk.flights,
+        )
+        return self._run(self._counted(request, feed, call, cell))
+
+    async def _counted(self, request: Request, feed: Feed, call: Call, cell: str) -> Response:
+        response = await ask(request, wire=self.wire(request), sink=feed, call=call)
+        if response.cached:
+            self.desk.saved(response, cell)
         return response
 
-    def submit(self, request: Request, feed: Feed) -> Future[Response]:
-        """Starts a call on the loop's thread; cancelling the future stops it."""
-        settings = self.settings
-        limits = Limits(settings.timeout, settings.stall_timeout, settings.retries)
-        call = ask(request, wire=self.wire(request), sink=feed, limits=limits)
-        return self._run(call)
+    def dry_run(self, request: Request, wish: Wish) -> str:
+        """What would be sent, what it can come to, and whether the answer is there already."""
+        from llm_magic.views.report import dry_run
+
+        wire = self.wire(request)
+        body = wire.body(request)
+        capped, outlook = self.desk.outlook(request, body, wish)
+        return dry_run(capped, wire.body(capped), wire.address, outlook)
+
+    def status(self, response: Response) -> str:
+        """The line below an answer, with what is left of a budget."""
+        if not self.settings.feedback:
+            return ""
+        limited = any(limit.metric == "usd" for limit in self.desk.limits())
+        parts = [response.status(), self.desk.budget() if limited else ""]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def cell(self) -> str:
+        """The cell that runs, such as ``In [5]``."""
+        count = getattr(self.shell, "execution_count", None)
+        return f"In [{count}]" if count is not None else ""
 
     def mark_shown(self, response: Response) -> None:
         """Remembers that the running cell has drawn this answer."""
@@ -143,7 +200,10 @@ class Session:
         """Stops every call, closes the connections and ends the loop's thread."""
         with self._lock:
             loop, self._loop = self._loop, None
-        if loop is None or loop.is_closed() or self.pid != os.getpid():
+        if self.pid != os.getpid():
+            return
+        if loop is None or loop.is_closed():
+            self.desk.close()
             return
         wires, self._wires = list(self._wires.values()), {}
         done = asyncio.run_coroutine_threadsafe(_shut_down(wires), loop)
@@ -151,6 +211,7 @@ class Session:
         with contextlib.suppress(TimeoutError):
             done.result(2)
         loop.call_soon_threadsafe(loop.stop)
+        self.desk.close()
 
     def _run(self, call: Coroutine[Any, Any, Response]) -> Future[Response]:
         with self._lock:

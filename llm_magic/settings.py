@@ -8,18 +8,48 @@ notebook and no output.
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from traitlets import Enum, Float, Int, TraitError, TraitType, Unicode, validate
+from traitlets import (
+    Bool,
+    Dict,
+    Enum,
+    Float,
+    Int,
+    TraitError,
+    TraitType,
+    Unicode,
+    Union,
+    validate,
+)
 from traitlets.config import Configurable
 
 from llm_magic.errors import PromptError
+from llm_magic.units import seconds, whole_bytes
 from llm_magic.wire import is_local
 
+_T = TypeVar("_T")
 OPENAI_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-5-mini"
+
+
+class Json(Dict[str, Any]):
+    """A table that an environment variable gives as JSON."""
+
+    def from_string(self, s: str) -> dict[str, Any] | None:
+        """The table in a text.
+
+        Raises:
+            ValueError: It is no JSON object.
+        """
+        table = json.loads(s)
+        if not isinstance(table, dict):
+            raise ValueError("no JSON object")
+        return table
 
 
 class LLMMagic(Configurable):
@@ -51,6 +81,51 @@ class LLMMagic(Configurable):
     retries = Int(
         2, min=0, help="How often a request that failed before its first byte is sent again."
     ).tag(config=True)
+    cache_dir = Unicode(
+        "", help="Folder of the cache of answers; empty is the user's cache folder."
+    ).tag(config=True)
+    cache_size = Union(
+        [Int(), Unicode()],
+        default_value=1024**3,
+        help="Most bytes that the cache may take, such as 500 MB; the least recently used answers "
+        "make room. 0 keeps none.",
+    ).tag(config=True)
+    cache_ttl = Union(
+        [Float(), Unicode()],
+        default_value=None,
+        allow_none=True,
+        help="Age from which an answer is asked anew: seconds or 12h, 7d; None is never.",
+    ).tag(config=True)
+    quota_requests = Int(
+        50, allow_none=True, min=0, help="Requests of a kernel in quota_window; None is no limit."
+    ).tag(config=True)
+    quota_tokens = Int(
+        None, allow_none=True, min=0, help="Tokens of a kernel in quota_window, in and out."
+    ).tag(config=True)
+    quota_usd = Float(
+        None, allow_none=True, min=0, help="USD that a kernel may spend in quota_window."
+    ).tag(config=True)
+    quota_window = Union(
+        [Float(), Unicode()],
+        default_value="1h",
+        help="Time in which the quota_ limits count: seconds, 30min, 1h, 1d, or kernel for as long "
+        "as the kernel runs.",
+    ).tag(config=True)
+    quota_strict = Bool(
+        True, help="Whether nothing is asked while the ledger of the quota cannot be written."
+    ).tag(config=True)
+    user_usd_per_day = Float(
+        None, allow_none=True, min=0, help="USD that you may spend in 24 hours, over all kernels."
+    ).tag(config=True)
+    ledger_dir = Unicode(
+        "", help="Folder of the ledger of usage; empty is the user's state folder."
+    ).tag(config=True)
+    prices = Json(
+        help='Your prices, in USD per million tokens: {"my-model": {"input": 1, "output": 2}}.'
+    ).tag(config=True)
+    mode = Enum(
+        ["live", "replay"], "live", help="replay answers from what is recorded and never asks."
+    ).tag(config=True)
     feedback = Enum(
         [0, 1], 1, help="0 shows the answer alone, 1 the line with model, tokens and time as well."
     ).tag(config=True)
@@ -58,6 +133,7 @@ class LLMMagic(Configurable):
     def __init__(self, **kwargs: Any) -> None:
         # Names last set from the environment: once the variable is gone, so is its value.
         self._from_environment: set[str] = set()
+        self._environment = 0
         super().__init__(**kwargs)
 
     def read_environment(self) -> None:
@@ -68,6 +144,11 @@ class LLMMagic(Configurable):
         Raises:
             PromptError: When a variable holds what its setting cannot take.
         """
+        # Looking up 50 names takes longer than a cached answer may; comparing the whole
+        # environment by its hash, as it is stored, takes 5 µs. (Not by a copy: it has the key.)
+        environment = hash(tuple(getattr(os.environ, "_data", os.environ).items()))
+        if environment == self._environment:
+            return
         chosen = self.config.get(type(self).__name__, {})
         for name, trait in self.traits(config=True).items():
             if name in chosen:
@@ -81,6 +162,7 @@ class LLMMagic(Configurable):
                 setattr(self, name, trait.default(self))
             else:
                 self._take(name, trait, variable)
+        self._environment = environment
 
     def _take(self, name: str, trait: TraitType[Any, Any], variable: str) -> None:
         text = os.environ[variable]
@@ -103,9 +185,32 @@ class LLMMagic(Configurable):
             )
         return url
 
+    @validate("cache_size")
+    def _size(self, proposal: Any) -> int:
+        return _taken(whole_bytes, proposal["value"])
+
+    @validate("cache_ttl")
+    def _age(self, proposal: Any) -> float | None:
+        text = proposal["value"]
+        return None if text in (None, "", "None") else _taken(seconds, text)
+
+    @validate("quota_window")
+    def _window(self, proposal: Any) -> str:
+        text = proposal["value"]
+        if text != "kernel":
+            _taken(seconds, text)
+        return str(text)
+
     def default_model(self) -> str:
         """The model to ask when a call names none; empty for a server's only one."""
         return self.model or (DEFAULT_MODEL if "api.openai.com" in self.base_url else "")
+
+
+def _taken(read: Callable[[Any], _T], text: Any) -> _T:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise TraitError(str(error)) from None
 
 
 class Secret(str):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from typing import Any
 
-if TYPE_CHECKING:
-    from decimal import Decimal
+from llm_magic.units import ago, usd
 
 Message = dict[str, Any]
 """A chat message as the wire wants it: ``{"role": ..., "content": str or list of parts}``."""
@@ -30,6 +30,8 @@ class Usage:
         output_tokens: Tokens of the answer, those of its reasoning included.
         cached_tokens: The part of ``input_tokens`` that the provider read from its own cache.
         reasoning_tokens: The part of ``output_tokens`` spent on reasoning.
+        cache_write_tokens: The part of ``input_tokens`` that the provider wrote to its cache, which
+            some price higher.
         estimated: True when the server sent no usage and the counts are 4 bytes a token.
     """
 
@@ -37,6 +39,7 @@ class Usage:
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
     estimated: bool = False
 
     @property
@@ -76,14 +79,17 @@ class Response:
         text: The answer, without reasoning.
         value: What a caller computes with: ``text``.
         usage: Tokens in and out.
-        cost: Price in USD; None while it is not known.
-        cached: True when the answer came from the cache and nothing was sent.
+        cost: Price of this call in USD: 0 when nothing was sent, None when it is not known.
+        cached: True when the answer was there already (cache, cassette, or an equal call at the
+            same time) and nothing was sent.
         model: The model that the server says it used.
         finish_reason: Why the answer ended: ``"stop"``, ``"tool_calls"``, or ``"interrupted"``.
         reasoning: The model's reasoning, where the server shows it.
         request: The JSON body that was sent.
         attempts: HTTP requests made.
         seconds: From the call to the end of the answer.
+        saved: What a cached answer had cost, in USD; None when that is not known.
+        age: Seconds since a cached answer came; None for one from a cassette.
     """
 
     text: str
@@ -97,6 +103,8 @@ class Response:
     request: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 1
     seconds: float = 0.0
+    saved: Decimal | None = None
+    age: float | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -105,10 +113,18 @@ class Response:
         return f"<Response {self.status()}; see .text, .value, .usage, .model>"
 
     def status(self) -> str:
-        """One line: model, tokens, seconds."""
+        """One line: model, tokens, price, seconds; or what a cached answer saved."""
         parts = [self.model or "unknown model", str(self.usage)]
         if self.usage.cached_tokens:
             parts[-1] += f" ({self.usage.cached_tokens:,} read from the provider's cache)"
+        if self.cached:
+            parts.append("recorded" if self.age is None else f"cached {ago(self.age)}")
+            if self.saved != 0:
+                parts.append(f"saved {usd(self.saved)}" if self.saved else usd(None))
+            return " · ".join(parts)
+        if self.finish_reason != "interrupted":
+            about = "≈ " if self.usage.estimated and self.cost else ""
+            parts.append("free" if self.cost == 0 else about + usd(self.cost))
         if self.attempts > 1:
             parts.append(f"{self.attempts} attempts")
         return " · ".join([*parts, f"{self.seconds:.1f} s"])

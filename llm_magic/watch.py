@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from types import TracebackType
 
-from llm_magic.decode import Alive, Event, Finish
+from llm_magic.decode import Alive, Event, Finish, Sent
 from llm_magic.errors import LLMError, ServerUnreachable, StreamBroken
 
 USAGE_WAIT = 2.0
@@ -60,6 +60,8 @@ class Watch:
 
     def saw(self, event: Event) -> None:
         """Notes an event: the first ends the wait for the first byte, content each stall."""
+        if type(event) is Sent:
+            return
         if type(event) is Finish:
             self._restart(USAGE_WAIT)
         elif not self._started:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from llm_magic.decode import BadStream, Done, Event, MessageReader, StreamDecoder, read_json
+from llm_magic.decode import BadStream, Done, Event, MessageReader, Sent, StreamDecoder, read_json
 from llm_magic.errors import (
     AuthenticationFailed,
     LLMError,
@@ -35,6 +36,7 @@ _UNWANTED = re.compile(
     re.IGNORECASE,
 )
 _DRAIN_SECONDS = 0.1
+_LISTED_SECONDS = 10.0
 _LARGEST_BODY = 64 * 1024 * 1024
 
 
@@ -61,6 +63,7 @@ class OpenAIWire:
         self._local = is_local(base_url)
         self._client: AsyncOpenAI | None = None
         self._making = asyncio.Lock()
+        self._listed: tuple[float, list[str]] | None = None
         # What this server has refused so far, so that it is asked in its own way from then on.
         self._usage_on_request = True
         new = _NEW_CAP_HOSTS.search(parts.hostname or "")
@@ -95,7 +98,8 @@ class OpenAIWire:
             LLMError: The class that says what happened; its ``retryable`` says whether the same
                 request may be sent again.
         """
-        answer = await self._open(request)
+        body, answer = await self._open(request)
+        yield Sent(body)
         fault: LLMError | None = None
         try:
             async with aclosing(self._events(answer.response.aiter_bytes())) as events:
@@ -116,10 +120,15 @@ class OpenAIWire:
         Raises:
             LLMError: When the server does not say.
         """
+        if self._listed and time.monotonic() < self._listed[0]:
+            return self._listed[1]
         client = await self._connected()
         listed: Any = await self._guarded(client.get("/models", cast_to=object))
         data = listed.get("data") if isinstance(listed, dict) else None
-        return [str(item["id"]) for item in data or [] if isinstance(item, dict) and "id" in item]
+        names = [str(item["id"]) for item in data or [] if isinstance(item, dict) and "id" in item]
+        # Loading another model takes a server longer than this; a loop over prompts does not.
+        self._listed = time.monotonic() + _LISTED_SECONDS, names
+        return names
 
     async def close(self) -> None:
         """Closes the kept connections."""
@@ -147,16 +156,20 @@ class OpenAIWire:
                 fix="Set it again: OPENAI_API_KEY=... in the environment or a .env file.",
             )
 
-    async def _open(self, request: Request) -> Any:
-        """The answer's open stream; a field that the server refuses is given up, once."""
+    async def _open(self, request: Request) -> tuple[dict[str, Any], Any]:
+        """The body that the server took, and the answer's open stream.
+
+        A field of ours that the server refuses is given up, once.
+        """
         client = await self._connected()
         given_up: set[str] = set()
         while True:
             body = self.body(request)
-            fixed = {key: body.pop(key) for key in ("model", "messages", "stream")}
+            further = dict(body)
+            fixed = {key: further.pop(key) for key in ("model", "messages", "stream")}
             try:
-                sending = client.chat.completions.create(**fixed, extra_body=body)
-                return await self._guarded(sending, request.model)
+                sending = client.chat.completions.create(**fixed, extra_body=further)
+                return body, await self._guarded(sending, request.model)
             except ProviderError as error:
                 field = self._unwanted_field(error, body, request)
                 # The cap has two names; a server that takes neither has said so when the second

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,25 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The developer's own keys, servers and .env files stay out; retries are quick."""
+    """The developer's own keys, servers, caches and .env files stay out; retries are quick.
+
+    Answers are not kept, so that a test may ask the same twice; ``keeping`` lets them be.
+    """
     for name in list(os.environ):
         if name.startswith(("OPENAI_", "LLM_MAGIC_", "JPY_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("LLM_MAGIC_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLM_MAGIC_LEDGER_DIR", str(tmp_path / "ledger"))
+    monkeypatch.setenv("LLM_MAGIC_CACHE_SIZE", "0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engine, "FIRST_WAIT", 0.02)
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are kept, as they are where nothing is set."""
+    monkeypatch.delenv("LLM_MAGIC_CACHE_SIZE")
 
 
 @pytest.fixture
@@ -172,14 +185,22 @@ class Kernel:
     Args:
         watched: Whether to look like a notebook that somebody has open (JupyterLab names the
             session); else as under nbclient.
-        environment: Further variables.
+        environment: Further variables. Where they say nothing about it, answers are not kept, and
+            what is used is counted in a folder of the kernel's own.
     """
 
     def __init__(self, *, watched: bool, environment: dict[str, str]) -> None:
         seen = {"JPY_SESSION_NAME": "test.ipynb"} if watched else {}
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        own = {
+            "LLM_MAGIC_CACHE_DIR": f"{self._folder.name}/cache",
+            "LLM_MAGIC_LEDGER_DIR": f"{self._folder.name}/ledger",
+            "LLM_MAGIC_CACHE_SIZE": "0",
+            "LLM_MAGIC_QUOTA_REQUESTS": "None",
+        }
         self.manager = KernelManager()
         self.manager.start_kernel(
-            env={**os.environ, **seen, **environment},
+            env={**os.environ, **own, **seen, **environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -221,3 +242,4 @@ class Kernel:
         """Ends the process."""
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
+        self._folder.cleanup()

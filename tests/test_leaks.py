@@ -55,6 +55,7 @@ def test_nothing_is_left_over(
     terminal: Terminal, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_MAGIC_RETRIES", "0")
+    monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
     monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.1")
     go_through_everything(terminal, server)
     before = left_over()

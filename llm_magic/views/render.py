@@ -46,10 +46,11 @@ def markdown_html(text: str) -> str:
 
 def status_html(status: str) -> str:
     """The quiet line below an answer."""
-    return f'<p style="opacity: 0.65"><small>{_escaped(status)}</small></p>' if status else ""
+    return f'<p style="opacity: 0.65"><small>{escaped(status)}</small></p>' if status else ""
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as HTML in which no pair of dollars becomes a formula."""
     return html.escape(text).replace("$", _DOLLAR)
 
 
@@ -70,13 +71,13 @@ def _parser() -> MarkdownIt:
 
 
 def _text(_: Any, tokens: Any, index: int, *__: Any) -> str:
-    return _escaped(tokens[index].content)
+    return escaped(tokens[index].content)
 
 
 def _image(_: Any, tokens: Any, index: int, *__: Any) -> str:
     """An image is a link: fetching it could carry the prompt's secrets to somebody's server."""
     source, words = tokens[index].attrs.get("src", ""), tokens[index].content or "image"
-    return f'<a href="{html.escape(str(source))}" rel="noopener noreferrer">{_escaped(words)}</a>'
+    return f'<a href="{html.escape(str(source))}" rel="noopener noreferrer">{escaped(words)}</a>'
 
 
 def _inline_code(_: Any, tokens: Any, index: int, *__: Any) -> str:

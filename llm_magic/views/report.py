@@ -8,23 +8,17 @@ from typing import Any
 from llm_magic.types import Request, text_of
 
 
-def dry_run(request: Request, body: dict[str, Any], address: str) -> str:
+def dry_run(request: Request, body: dict[str, Any], address: str, outlook: str) -> str:
     """The report of a request that is not sent.
 
     Args:
         request: What would be asked.
         body: The exact JSON body that the server would be sent.
         address: The server's URL, without a password in it.
+        outlook: What it would come to.
     """
     sent = json.dumps(body, ensure_ascii=False, indent=2)
     if not request.model:
         sent = sent.replace('"model": ""', '"model": "" (the server\'s only one)', 1)
     prompt = "\n\n".join(f"[{each['role']}]\n{text_of(each)}" for each in request.messages)
-    # A token is at least one byte, so the bytes of the body bound its tokens (images excepted).
-    bound = len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode())
-    cap = request.max_tokens
-    out = f"{cap:,} out" if cap is not None else "no cap on the answer (set one: --max-tokens N)"
-    return (
-        f"POST {address}/chat/completions\n{sent}\n\n{prompt}\n\n"
-        f"At most {bound:,} tokens in, {out}. Nothing was sent."
-    )
+    return f"POST {address}/chat/completions\n{sent}\n\n{prompt}\n\n{outlook} Nothing was sent."

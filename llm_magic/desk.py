@@ -1,0 +1,322 @@
+"""The kernel's stores and limits, built from the settings when they are first needed."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import threading
+import uuid
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from llm_magic.cache import Cache, fingerprint
+from llm_magic.cassette import Cassette
+from llm_magic.errors import QuotaExceeded, StoreError, StoreWarning
+from llm_magic.flight import Flights
+from llm_magic.holds import Quota, Terms, Worst, worst_case
+from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
+from llm_magic.prices import Prices
+from llm_magic.settings import LLMMagic
+from llm_magic.shelf import Shelf
+from llm_magic.types import Request, Response
+from llm_magic.units import seconds, usd
+
+_SAVED_AT_ONCE = 64
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How the user wants one call to be made.
+
+    Attributes:
+        fresh: Ask, whatever is stored, and store the new answer.
+        no_cache: Neither look up nor store.
+        max_cost: The most that it may come to, in USD.
+    """
+
+    fresh: bool = False
+    no_cache: bool = False
+    max_cost: Decimal | None = None
+
+
+class Desk:
+    """What one kernel remembers and may spend.
+
+    Args:
+        settings: Read at every call, so that a change counts from the next one on.
+    """
+
+    def __init__(self, settings: LLMMagic) -> None:
+        self.settings = settings
+        self.kernel = uuid.uuid4().hex
+        self.flights = Flights()
+        self.cassette: Cassette | None = None
+        self.records = self.replays = False
+        self.changed: dict[Metric, tuple[int | None, float | None]] = {}
+        self._cache: tuple[Any, Cache] | None = None
+        self._quota: tuple[Any, Quota] | None = None
+        self._prices: tuple[Any, Prices] | None = None
+        self._executor: Executor | None = None
+        self._saved: list[Saved] = []
+        self._troubles: list[str] = []
+        self._told: set[str] = set()
+        self._lock = threading.RLock()
+
+    def shelf(self, wish: Wish) -> Shelf:
+        """The stores as a call may use them."""
+        settings = self.settings
+        return Shelf(
+            cache=self.cache,
+            cassette=self.cassette,
+            ttl=settings.cache_ttl,
+            reads=not (wish.fresh or wish.no_cache),
+            writes=not wish.no_cache,
+            records=self.records,
+            replays=self.replays or settings.mode == "replay",
+        )
+
+    def terms(self, wish: Wish, cell: str) -> Terms:
+        """What a call may spend.
+
+        Raises:
+            PromptError: The table of prices is not one.
+        """
+        return Terms(self.limits(), self.prices, wish.max_cost, self.settings.quota_strict, cell)
+
+    def find(self, request: Request, wish: Wish, cell: str) -> Response | None:
+        """The stored answer of a request, before anything is built to ask with.
+
+        Raises:
+            ReplayMissing: Nothing may be asked, and there is none.
+            StoreError: The cassette cannot be used.
+        """
+        shelf = self.shelf(wish)
+        if request.model:
+            found = shelf.find(fingerprint(request))
+        elif shelf.replays:
+            found = shelf.find_replayed(request)
+        else:
+            return None
+        if found:
+            self.saved(found, cell)
+        return found
+
+    def outlook(self, request: Request, body: Mapping[str, Any], wish: Wish) -> tuple[Request, str]:
+        """The request as it would be sent, and what it can come to, in words."""
+        shelf = replace(self.shelf(wish), replays=False)
+        found = shelf.find(fingerprint(request)) if request.model else None
+        if found:
+            return request, f"Answered already ({found.status()}): running it costs nothing."
+        terms = self.terms(wish, "")
+        try:
+            standing = self.now(self.quota.ledger.standing, terms.limits)
+            worst = worst_case(request, body, terms, standing)
+        except (QuotaExceeded, StoreError) as error:
+            return request, f"Not in the cache, and it would be refused: {error}"
+        return worst.request, f"{_most(worst)} Not in the cache."
+
+    def saved(self, response: Response, cell: str) -> None:
+        """Notes an answer that was not paid again."""
+        cost = nanos(response.saved) if response.saved else 0
+        self._saved.append(Saved(response.model, cell, response.usage.total_tokens, cost))
+        if len(self._saved) >= _SAVED_AT_ONCE:
+            self._write_saved()
+
+    def _write_saved(self) -> None:
+        saved, self._saved = self._saved, []
+        try:
+            quota = self.quota
+        except StoreError:
+            return
+        for each in saved:
+            quota.later(quota.ledger.saved, each)
+
+    @property
+    def cache(self) -> Cache:
+        """The cache of the folder and size that are set."""
+        settings = self.settings
+        made_for = (settings.cache_dir, settings.cache_size)
+        if self._cache is None or self._cache[0] != made_for:
+            with self._lock:
+                if self._cache is None or self._cache[0] != made_for:
+                    if self._cache:
+                        self._cache[1].close()
+                    self._cache = made_for, self._open_cache()
+        return self._cache[1]
+
+    def _open_cache(self) -> Cache:
+        size = self.settings.cache_size
+        if not size:
+            from llm_magic.stores.memory import MemoryCache
+
+            return MemoryCache(0)
+        from llm_magic.stores.disk import DiskCache
+
+        return DiskCache(
+            _folder(self.settings.cache_dir, "cache"), limit=size, trouble=self.trouble
+        )
+
+    @property
+    def quota(self) -> Quota:
+        """The ledger of the folder that is set.
+
+        Raises:
+            StoreError: It cannot be used, and the settings are strict.
+        """
+        made_for = (self.settings.ledger_dir, self.settings.quota_strict)
+        with self._lock:
+            if self._quota is None or self._quota[0] != made_for:
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(1, "llm_magic ledger")
+                quota = Quota(self._open_ledger(), self._executor, self.trouble)
+                self._quota = made_for, quota
+            return self._quota[1]
+
+    def _open_ledger(self) -> Ledger:
+        from llm_magic.stores.folder import is_network, local_folder, private_folder
+        from llm_magic.stores.ledger import SqliteLedger
+
+        folder = _folder(self.settings.ledger_dir, "ledger")
+        path: Path | None = None
+        try:
+            if is_network(folder):
+                wanted, folder = folder, local_folder("ledger")
+                self.trouble(
+                    f"The ledger's folder {wanted} is on a network, where SQLite is not safe, so "
+                    f"usage is counted in {folder}, for this machine alone.",
+                    'Choose a local folder: %config LLMMagic.ledger_dir = "..."',
+                )
+            path = private_folder(folder, setting="ledger_dir") / "ledger.db"
+        except StoreError as error:
+            if self.settings.quota_strict:
+                raise
+            self.trouble(f"{error.args[0]} Only this kernel's own calls are counted.", error.fix)
+        return SqliteLedger(path, kernel=self.kernel, user=person(), trouble=self.trouble)
+
+    @property
+    def prices(self) -> Prices:
+        """The prices with the table that is set.
+
+        Raises:
+            PromptError: It is no table of prices.
+        """
+        own = self.settings.prices
+        if self._prices is None or self._prices[0] != own:
+            self._prices = dict(own), Prices(own)
+        return self._prices[1]
+
+    def limits(self) -> list[Limit]:
+        """The limits that are settings, or were set for this kernel."""
+        settings = self.settings
+        text = settings.quota_window
+        window = None if text == "kernel" else seconds(text)
+        usd_ = settings.quota_usd
+        set_: dict[Metric, tuple[int | None, float | None]] = {
+            "requests": (settings.quota_requests, window),
+            "tokens": (settings.quota_tokens, window),
+            "usd": (None if usd_ is None else nanos(Decimal(str(usd_))), window),
+        }
+        set_ |= self.changed
+        limits = [
+            Limit("kernel", name, cap, span)
+            for name, (cap, span) in set_.items()
+            if cap is not None
+        ]
+        if settings.user_usd_per_day is not None:
+            cap = nanos(Decimal(str(settings.user_usd_per_day)))
+            limits.append(Limit("user", "usd", cap, _DAY))
+        return limits
+
+    def budget(self) -> str:
+        """``session $0.31 of $2.00`` where a limit in USD is set; else empty."""
+        try:
+            quota = self.quota
+            limits = self.limits()
+            standing = self.now(quota.ledger.standing, limits)
+        except StoreError:
+            return ""
+        parts = [
+            f"{_name_of(limit)} {usd(dollars(used))} of {usd(dollars(limit.cap))}"
+            for limit, used in standing
+            if limit.metric == "usd"
+        ]
+        return " · ".join(parts)
+
+    def now(self, work: Any, *arguments: Any) -> Any:
+        """Runs something on the ledger's thread, behind all that was booked so far, and waits."""
+        self._write_saved()
+        return self.quota.wait(work, *arguments)
+
+    def trouble(self, message: str, fix: str) -> None:
+        """Takes down what is worked around; told once, in the next cell that ends."""
+        if message not in self._told:
+            self._told.add(message)
+            self._troubles.append(f"{message} {fix}".strip())
+
+    def warn(self) -> None:
+        """Tells what was taken down, on the caller's thread."""
+        while self._troubles:
+            # No file and line: the place in our source says nothing to the user.
+            warnings.warn_explicit(self._troubles.pop(0), StoreWarning, "llm_magic", 1)
+
+    def close(self) -> None:
+        """Writes what is pending and closes the files."""
+        if self._saved:
+            self._write_saved()
+        if self._executor:
+            if self._quota:
+                self._executor.submit(self._quota[1].ledger.close)
+            self._executor.shutdown(wait=True)
+            self._executor = None
+        self._quota = None
+        if self._cache:
+            self._cache[1].close()
+            self._cache = None
+
+
+def _folder(chosen: str, kind: str) -> Path:
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    if kind == "cache":
+        return Path(platformdirs.user_cache_dir("llm_magic", appauthor=False))
+    # Not beside the cache: whoever clears a cache must not clear what was spent.
+    return Path(platformdirs.user_state_dir("llm_magic", appauthor=False))
+
+
+def person(environment: Mapping[str, str] = os.environ) -> str:
+    """Whose budget it is: the hub's user, else the login name."""
+    if name := environment.get("JUPYTERHUB_USER"):
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container with a user id that has no name.
+        return f"uid-{os.getuid()}"
+
+
+def _most(worst: Worst) -> str:
+    out = worst.output_tokens
+    if out is None:
+        return (
+            f"At most {worst.input_tokens:,} tokens in, no cap on the answer (set one: "
+            "--max-tokens N)."
+        )
+    price = {None: "at a price that is not known", 0: "free"}.get(worst.cost)
+    return (
+        f"At most {worst.input_tokens:,} tokens in, {out:,} out, "
+        f"{price or f'at most {usd(worst.cost)}'}."
+    )
+
+
+def _name_of(limit: Limit) -> str:
+    if limit.scope == "kernel":
+        return "session"
+    return "today" if limit.window == _DAY else "you"
