@@ -209,20 +209,6 @@ def describe(key: str, row: bytes) -> tuple[dict[str, Any], Entry] | None:
         return None
 
 
-def seal(key: str, text: str) -> bytes:
-    """A short text as the bytes of a row."""
-    payload = text.encode()
-    return _check(key, payload) + payload
-
-
-def unseal(key: str, row: bytes) -> str | None:
-    """The text of such a row; None where it is damaged."""
-    payload = row[_CHECK_BYTES:]
-    if row[:_CHECK_BYTES] != _check(key, payload):
-        return None
-    return payload.decode(errors="replace")
-
-
 def _opened(key: str, row: bytes) -> tuple[bytes, bytes]:
     payload = row[_CHECK_BYTES:]
     if row[:_CHECK_BYTES] != _check(key, payload):

@@ -109,10 +109,11 @@ def standing(desk: Desk) -> Table:
 
 def _standing_row(limit: Limit, used: int) -> tuple[str, ...]:
     whose = "this kernel" if limit.scope == "kernel" else f"{person()}, all kernels"
-    name = f"{limit.metric.upper() if limit.metric == 'usd' else limit.metric} in "
+    name = limit.metric.upper() if limit.metric == "usd" else limit.metric
+    when = f"in {span(limit.window)}" if limit.window else "since the kernel started"
     numbers = (used, limit.cap, max(0, limit.cap - used))
     texts = [usd(dollars(n)) if limit.metric == "usd" else f"{n:,}" for n in numbers]
-    return name + span(limit.window), whose, *texts, bar(used, limit.cap)
+    return f"{name} {when}", whose, *texts, bar(used, limit.cap)
 
 
 def lines(desk: Desk, by: By) -> list[Line]:
@@ -225,7 +226,7 @@ class CacheControl:
 
 
 def _removed(count: int) -> Table:
-    return Table((), (), note=f"{count:,} answers removed.")
+    return Table((), (), note=f"{_answers(count)} removed.")
 
 
 def _listed(row: Row) -> tuple[str, ...] | None:
@@ -284,7 +285,7 @@ def cassette_status(desk: Desk) -> Table:
         for each in desk.cassette.status()
     ]
     stale = sum(row[2] == "stale" for row in rows)
-    note = f"{len(rows)} recorded answers, {stale} not used since the kernel started."
+    note = f"{_answers(len(rows))} recorded, {stale} not used since the cassette was put in."
     if stale:
         note += " Drop those after a Run All: %llm_cassette prune"
     return Table(("prompt", "model", "in this run"), rows, note=note)
@@ -294,4 +295,8 @@ def cassette_prune(desk: Desk) -> Table:
     """Drops the recorded answers that this run has not used."""
     if desk.cassette is None:
         return cassette_status(desk)
-    return Table((), (), note=f"{desk.cassette.prune()} recorded answers dropped.")
+    return Table((), (), note=f"{_answers(desk.cassette.prune())} dropped from the cassette.")
+
+
+def _answers(count: int) -> str:
+    return f"{count:,} answer{'' if count == 1 else 's'}"

@@ -14,11 +14,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from llm_magic.bounds import Terms, Worst, worst_case
 from llm_magic.cache import Cache, fingerprint
 from llm_magic.cassette import Cassette
 from llm_magic.errors import QuotaExceeded, StoreError, StoreWarning
 from llm_magic.flight import Flights
-from llm_magic.holds import Quota, Terms, Worst, worst_case
+from llm_magic.holds import Quota
 from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
 from llm_magic.prices import Prices
 from llm_magic.settings import LLMMagic
@@ -73,6 +74,7 @@ class Desk:
         settings = self.settings
         return Shelf(
             cache=self.cache,
+            trouble=self.trouble,
             cassette=self.cassette,
             ttl=settings.cache_ttl,
             reads=not (wish.fresh or wish.no_cache),
@@ -107,19 +109,24 @@ class Desk:
             self.saved(found, cell)
         return found
 
-    def outlook(self, request: Request, body: Mapping[str, Any], wish: Wish) -> tuple[Request, str]:
-        """The request as it would be sent, and what it can come to, in words."""
+    def outlook(
+        self, request: Request, body: Mapping[str, Any], wish: Wish
+    ) -> tuple[int | None, str]:
+        """The cap that a request would be sent with, and what it can come to, in words."""
         shelf = replace(self.shelf(wish), replays=False)
+        if not request.model:
+            request = replace(request, model=shelf.last_model(request) or "")
         found = shelf.find(fingerprint(request)) if request.model else None
         if found:
-            return request, f"Answered already ({found.status()}): running it costs nothing."
+            words = f"Answered already ({found.status()}): running it costs nothing."
+            return request.max_tokens, words
         terms = self.terms(wish, "")
         try:
             standing = self.now(self.quota.ledger.standing, terms.limits)
             worst = worst_case(request, body, terms, standing)
         except (QuotaExceeded, StoreError) as error:
-            return request, f"Not in the cache, and it would be refused: {error}"
-        return worst.request, f"{_most(worst)} Not in the cache."
+            return request.max_tokens, f"Not in the cache, and it would be refused: {error}"
+        return worst.request.max_tokens, f"{_most(worst)} Not in the cache."
 
     def saved(self, response: Response, cell: str) -> None:
         """Notes an answer that was not paid again."""
@@ -270,11 +277,11 @@ class Desk:
         if self._saved:
             self._write_saved()
         if self._executor:
-            if self._quota:
-                self._executor.submit(self._quota[1].ledger.close)
             self._executor.shutdown(wait=True)
             self._executor = None
-        self._quota = None
+        if self._quota:
+            self._quota[1].ledger.close()
+            self._quota = None
         if self._cache:
             self._cache[1].close()
             self._cache = None
@@ -309,11 +316,10 @@ def _most(worst: Worst) -> str:
             f"At most {worst.input_tokens:,} tokens in, no cap on the answer (set one: "
             "--max-tokens N)."
         )
-    price = {None: "at a price that is not known", 0: "free"}.get(worst.cost)
-    return (
-        f"At most {worst.input_tokens:,} tokens in, {out:,} out, "
-        f"{price or f'at most {usd(worst.cost)}'}."
-    )
+    price = "free" if worst.cost == 0 else f"at most {usd(worst.cost)}"
+    if worst.cost is None:
+        price = "at a price that is not known"
+    return f"At most {worst.input_tokens:,} tokens in, {out:,} out, {price}."
 
 
 def _name_of(limit: Limit) -> str:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_magic.answer import Answer
+from llm_magic.bounds import Terms
 from llm_magic.cache import Fingerprint, fingerprint
 from llm_magic.decode import Event, Piece
 from llm_magic.errors import LLMError, ProviderError, ServerUnreachable, StreamBroken, UnknownModel
 from llm_magic.flight import Flights, Sink
-from llm_magic.holds import Hold, Quota, Terms
+from llm_magic.holds import Hold, Quota
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
 from llm_magic.watch import Limits, Watch
@@ -239,15 +240,13 @@ async def _with_model(request: Request, wire: Wire, call: Call) -> Request:
     """
     if request.model:
         return request
-    shelf = call.shelf
     try:
         names = await _models(wire, call.limits)
     except ServerUnreachable:
-        if (last := shelf.last_model(request.base_url)) is None:
+        if (last := call.shelf.last_model(request)) is None:
             raise
         return replace(request, model=last)
     if len(names) == 1:
-        await call.quota.do(shelf.note_model, request.base_url, names[0])
         return replace(request, model=names[0])
     offered = f"offers {len(names)}: {', '.join(names[:5])}" if names else "lists none"
     raise UnknownModel(

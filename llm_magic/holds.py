@@ -1,99 +1,20 @@
-"""What a call can come to at most, held against the limits before it is sent, settled after it."""
+"""A call's place in the ledger: its worst case before it is sent, the truth after."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal
 
 from llm_magic.answer import Answer
-from llm_magic.cache import dumps
-from llm_magic.errors import QuotaExceeded, StoreError
-from llm_magic.ledger import LEASE, Amount, Claim, Full, Ledger, Limit, Metric, Used, dollars, nanos
-from llm_magic.prices import Prices
+from llm_magic.bounds import ZERO, Terms, Worst, refusal, worst_case
+from llm_magic.errors import StoreError
+from llm_magic.ledger import LEASE, Amount, Claim, Full, Ledger, Used, nanos
 from llm_magic.types import Request, Response, Usage
-from llm_magic.units import clock, span, usd
-
-LARGEST_CAP = 16_384
-"""The cap on an answer, in tokens, that is sent where a limit needs one and the call names none."""
-SMALLEST_CAP = 256
-"""An answer is not begun, in tokens, with less than this left for it."""
-IMAGE_TOKENS = 50_000
-"""The most that an image counts, in tokens: gpt-4o-mini at high detail takes 2,833 and 5,667 for
-each of up to 8 tiles (OpenAI's guide to images and vision)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What one call may spend.
-
-    Attributes:
-        limits: Of the kernel and of the person, as far as they are settings.
-        prices: What models cost.
-        max_cost: The most that this call may come to, in USD; None for no such limit.
-        strict: Whether nothing is asked when the ledger cannot be written.
-        cell: The cell that asks; empty outside of a notebook.
-    """
-
-    limits: Sequence[Limit] = ()
-    prices: Prices = field(default_factory=Prices)
-    max_cost: Decimal | None = None
-    strict: bool = True
-    cell: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Worst:
-    """The most that a request can come to.
-
-    Attributes:
-        request: The request, with a cap on the answer where a limit needs one.
-        input_tokens: Bound on its tokens in.
-        output_tokens: Bound on its tokens out, or None where nothing caps them.
-        cost: Bound on its price in USD, or None where it is not known.
-    """
-
-    request: Request
-    input_tokens: int
-    output_tokens: int | None
-    cost: Decimal | None
-
-    @property
-    def amount(self) -> Amount:
-        """What is held; an answer without a cap is held where no limit asks for more."""
-        return Amount(1, self.input_tokens + (self.output_tokens or 0), nanos(self.cost or _ZERO))
-
-
-_ZERO = Decimal(0)
-
-
-def input_bound(body: Mapping[str, Any]) -> int:
-    """Tokens of a body at most: a token is at least one byte; images by their own bound."""
-    images = 0
-    messages = []
-    for message in body["messages"]:
-        parts = message["content"]
-        if not isinstance(parts, str):
-            images += sum(part.get("type") == "image_url" for part in parts)
-            parts = [part for part in parts if part.get("type") != "image_url"]
-        messages.append({**message, "content": parts})
-    return len(dumps({**body, "messages": messages})) + images * IMAGE_TOKENS
-
-
-def output_bound(request: Request) -> int | None:
-    """Tokens of the answer at most, of all ``n`` of them; None where nothing caps them."""
-    named = [request.fields.get(name) for name in ("max_completion_tokens", "max_tokens")]
-    caps = [cap for cap in (request.max_tokens, *named) if isinstance(cap, int)]
-    return max(caps) * _answers(request) if caps else None
-
-
-def _answers(request: Request) -> int:
-    count = request.fields.get("n")
-    return count if isinstance(count, int) and count > 0 else 1
 
 
 class Quota:
@@ -191,7 +112,11 @@ class Quota:
 
     def later(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Has something done on the ledger's thread, in its turn; nobody waits for it."""
-        self._executor.submit(self._tried, work, *arguments)
+        try:
+            self._executor.submit(self._tried, work, *arguments)
+        except RuntimeError:
+            # The interpreter is ending, and its threads take nothing more.
+            self._tried(work, *arguments)
 
     def _tried(self, work: Callable[..., Any], *arguments: Any) -> None:
         try:
@@ -263,9 +188,9 @@ class Hold:
         """What counts against the limits: the truth, or a bound of it."""
         held = self.worst.amount
         if answer.usage:
-            return Amount(1, answer.usage.total_tokens, nanos(cost or _ZERO))
+            return Amount(1, answer.usage.total_tokens, nanos(cost or ZERO))
         bound = Usage(self.worst.input_tokens, answer.received())
-        most = nanos(self._cost(answer.model, bound) or _ZERO)
+        most = nanos(self._cost(answer.model, bound) or ZERO)
         if answer.finished:
             # Complete, but nobody counted: a token is at least a byte.
             capped = self.worst.output_tokens is not None
@@ -286,120 +211,3 @@ class Hold:
             if (cost := prices.cost(name, request.base_url, usage)) is not None:
                 return cost
         return None
-
-
-def worst_case(
-    request: Request,
-    body: Mapping[str, Any],
-    terms: Terms,
-    standing: Sequence[tuple[Limit, int]],
-) -> Worst:
-    """The most that a request can come to, capped where a limit needs it.
-
-    Args:
-        request: What is asked.
-        body: The JSON body that it becomes.
-        terms: Prices and the call's own limit.
-        standing: Every limit that applies, and what counts against it now.
-
-    Raises:
-        QuotaExceeded: A limit in USD, and the price is not known; or ``max_cost`` is passed.
-    """
-    tokens_in, out = input_bound(body), output_bound(request)
-    limited = {limit.metric for limit, _ in standing} - {"requests"}
-    in_money = "usd" in limited or terms.max_cost is not None
-    tier = request.fields.get("service_tier")
-
-    def price(tokens_out: int) -> Decimal | None:
-        return terms.prices.worst(
-            request.model, request.base_url, tokens_in, tokens_out, service_tier=tier
-        )
-
-    if in_money and price(0) is None:
-        raise _unpriced(request)
-    if out is None and (limited or terms.max_cost is not None):
-        cap = _affordable(tokens_in, price, terms, standing)
-        request = replace(request, max_tokens=cap)
-        out = cap * _answers(request)
-    cost = price(out) if out is not None else None
-    if terms.max_cost is not None and cost is not None and cost > terms.max_cost:
-        raise _too_dear(terms.max_cost, cost)
-    return Worst(request, tokens_in, out, cost)
-
-
-def _affordable(
-    tokens_in: int,
-    price: Callable[[int], Decimal | None],
-    terms: Terms,
-    standing: Sequence[tuple[Limit, int]],
-) -> int:
-    """The largest cap that fits; the smallest one where none does, which is then refused."""
-
-    def fits(cap: int) -> bool:
-        cost = price(cap) or _ZERO
-        if terms.max_cost is not None and cost > terms.max_cost:
-            return False
-        ask = Amount(1, tokens_in + cap, nanos(cost))
-        return all(used + ask.of(limit.metric) <= limit.cap for limit, used in standing)
-
-    if fits(LARGEST_CAP):
-        return LARGEST_CAP
-    low, high = SMALLEST_CAP, LARGEST_CAP
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def _unpriced(request: Request) -> QuotaExceeded:
-    return QuotaExceeded(
-        f"The price of {request.model} is not known, and a limit in USD is set; nothing was sent.",
-        fix=f"Say it, in USD per million tokens: %config LLMMagic.prices = "
-        f'{{"{request.model}": {{"input": 1, "output": 2}}}}',
-        metric="usd",
-        asked=None,
-    )
-
-
-def _too_dear(most: Decimal, cost: Decimal) -> QuotaExceeded:
-    return QuotaExceeded(
-        f"This call can cost up to {usd(cost)}, more than --max-cost {most}; nothing was sent.",
-        fix="Ask for a shorter answer with --max-tokens N, or allow more.",
-        scope="call",
-        metric="usd",
-        cap=most,
-        asked=cost,
-    )
-
-
-def shown(metric: Metric, amount: int, *, bare: bool = False) -> str:
-    """An amount as people read it: ``$1.98``, or ``12,000 tokens``; bare is ``12,000``."""
-    if metric == "usd":
-        return usd(dollars(amount))
-    name = metric.removesuffix("s") if amount == 1 else metric
-    return f"{amount:,}" if bare else f"{amount:,} {name}"
-
-
-def refusal(full: Full) -> QuotaExceeded:
-    """The error of a claim that does not fit."""
-    limit, metric = full.limit, full.limit.metric
-    whose = "This kernel" if limit.scope == "kernel" else "You"
-    has = "has" if limit.scope == "kernel" else "have"
-    time = f"in {span(limit.window)}" if limit.window else "since it started"
-    cap = dollars(limit.cap) if metric == "usd" else limit.cap
-    more = max(2 * limit.cap, full.used + full.asked)
-    enough = f"{dollars(more):f}" if metric == "usd" else str(more)
-    shorter = "" if metric == "requests" else "Ask for a shorter answer (--max-tokens N), or raise"
-    scope = "" if limit.scope == "kernel" else " --scope user"
-    wait = f"It fits again at {clock(full.retry_at)}. " if full.retry_at else ""
-    return QuotaExceeded(
-        f"{whose} {has} used {shown(metric, full.used, bare=True)} of {shown(metric, limit.cap)} {time}, and "
-        f"this call can come to {shown(metric, full.asked)}; nothing was sent.",
-        fix=f"{wait}{shorter or 'Raise'} the limit: %llm_quota --{metric} {enough}{scope}",
-        scope=limit.scope,
-        metric=metric,
-        cap=cap,
-        used=dollars(full.used) if metric == "usd" else full.used,
-        asked=dollars(full.asked) if metric == "usd" else full.asked,
-        retry_at=full.retry_at,
-    )

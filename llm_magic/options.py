@@ -79,20 +79,28 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
 
 
 def parse_words(parser: argparse.ArgumentParser, line: str) -> argparse.Namespace:
-    """A line of words and options in any order.
+    """A line of words and options in any order, as of ``%llm_quota``.
 
     Raises:
         PromptError: For an unknown option (with the nearest one) or a value that does not fit.
     """
-    known = parser._option_string_actions
+    from IPython.core.error import UsageError
+
+    known = [name for name in parser._option_string_actions if name.startswith("--")]
     try:
         words = shlex.split(line, posix=os.name != "nt")
-    except ValueError as error:
-        raise PromptError(f"{error}; nothing was done.") from None
-    for word in words:
-        if (found := _OPTION.fullmatch(word.partition("=")[0])) and found[1] not in known:
-            _unknown(found[1], list(known))
-    return _checked(parser, words)
+        odd = [word for word in words if word.startswith("-") and word.split("=")[0] not in known]
+        if odd:
+            near = difflib.get_close_matches(odd[0], known, n=1, cutoff=0.5)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"there is no option {odd[0]}{guess}")
+        return parser.parse_args(words)
+    except (UsageError, ValueError) as error:
+        raise PromptError(
+            f"%{parser.prog.lstrip('%')}: {str(error).removesuffix('?')}"
+            f"{'?' if str(error).endswith('?') else '.'} Nothing was changed.",
+            fix=f"See the options: %{parser.prog.lstrip('%')}?",
+        ) from None
 
 
 def params(pairs: list[str] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from llm_magic.desk import Desk, Wish
@@ -169,8 +170,9 @@ class Session:
 
         wire = self.wire(request)
         body = wire.body(request)
-        capped, outlook = self.desk.outlook(request, body, wish)
-        return dry_run(capped, wire.body(capped), wire.address, outlook)
+        cap, outlook = self.desk.outlook(request, body, wish)
+        request = replace(request, max_tokens=cap)
+        return dry_run(request, wire.body(request), wire.address, outlook)
 
     def status(self, response: Response) -> str:
         """The line below an answer, with what is left of a budget."""

@@ -37,7 +37,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-5-mini"
 
 
-class Json(Dict[str, Any]):
+class Json(Dict):
     """A table that an environment variable gives as JSON."""
 
     def from_string(self, s: str) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,18 +10,19 @@ from llm_magic.cache import (
     Cache,
     Entry,
     Fingerprint,
+    Trouble,
+    describe,
     fingerprint,
     normalised,
     pack,
-    seal,
     unpack,
-    unseal,
 )
 from llm_magic.cassette import Cassette
-from llm_magic.errors import ReplayMissing
+from llm_magic.errors import ReplayMissing, StoreError
 from llm_magic.types import Request, Response
 
 _NOTHING = Decimal(0)
+_LOOKED_AT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Shelf:
 
     Attributes:
         cache: The kernel's cache.
+        trouble: Told what is worked around.
         cassette: The cassette that is in, if one is.
         ttl: Seconds after which a cached answer is asked anew; None never.
         reads: Whether what is there counts; not with ``--fresh``.
@@ -40,6 +41,7 @@ class Shelf:
     """
 
     cache: Cache
+    trouble: Trouble
     cassette: Cassette | None = None
     ttl: float | None = None
     reads: bool = True
@@ -76,8 +78,8 @@ class Shelf:
         entry = unpack(print_, row) if row else None
         if entry is None or (self.ttl is not None and time.time() - entry.time > self.ttl):
             return None
-        if cassette and self.writes:
-            cassette.record(print_, entry)
+        if self.writes:
+            self._record(print_, entry)
         return entry
 
     def _missing(self, print_: Fingerprint) -> ReplayMissing:
@@ -103,11 +105,7 @@ class Shelf:
         return self.find(fingerprint(request))
 
     def keep(self, print_: Fingerprint, response: Response) -> None:
-        """Keeps a whole answer.
-
-        Raises:
-            StoreError: The cassette cannot be written; the cache never is a reason.
-        """
+        """Keeps a whole answer. It is paid for, so no fault of a store may take it away."""
         if not self.writes:
             return
         entry = Entry(
@@ -121,23 +119,31 @@ class Shelf:
             time=time.time(),
         )
         self.cache.put(print_.key, pack(print_, entry))
-        if self.cassette:
+        self._record(print_, entry)
+
+    def _record(self, print_: Fingerprint, entry: Entry) -> None:
+        if self.cassette is None:
+            return
+        try:
             self.cassette.record(print_, entry)
+        except StoreError as error:
+            self.trouble(f"{error.args[0]} The answer is not recorded.", error.fix)
 
-    def last_model(self, base_url: str) -> str | None:
-        """The model that a server with only one had when it was last asked."""
-        row = self.cache.get(_model_key(base_url)) if self.reads else None
-        return unseal(_model_key(base_url), row) if row else None
+    def last_model(self, request: Request) -> str | None:
+        """A model that this server has answered with, for a request that names none.
 
-    def note_model(self, base_url: str, model: str) -> None:
-        """Remembers the only model of a server."""
-        if self.writes and self.last_model(base_url) != model:
-            key = _model_key(base_url)
-            self.cache.put(key, seal(key, model))
-
-
-def _model_key(base_url: str) -> str:
-    return hashlib.sha256(b"only model\n" + normalised(base_url).encode()).hexdigest()
+        Of several the one that has answered this request; else the one that was used last.
+        """
+        here = normalised(request.base_url)
+        models: dict[str, None] = {}
+        for row in self.cache.rows(_LOOKED_AT) if self.reads else ():
+            found = describe(row.key, row.value)
+            if found and found[0]["url"] == here:
+                models[found[0]["body"]["model"]] = None
+        for model in models:
+            if self.cache.get(fingerprint(replace(request, model=model)).key):
+                return model
+        return next(iter(models), None)
 
 
 def _response(print_: Fingerprint, entry: Entry) -> Response:

@@ -44,10 +44,8 @@ def whole_bytes(text: str | int) -> int:
     return int(Decimal(found[1]) * _BYTES[found[2].lower()])
 
 
-def span(length: float | None) -> str:
-    """A window of time, as in *50 requests in 1 h*; None is as long as the kernel runs."""
-    if length is None:
-        return "this kernel's time"
+def span(length: float) -> str:
+    """A window of time, as in *50 requests in 1 h*."""
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if length >= size and length % size == 0:
             return f"{length / size:g} {unit}"

@@ -5,7 +5,6 @@ import re
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 

@@ -10,20 +10,19 @@ from typing import Any
 import pytest
 
 from llm_magic.answer import Answer
-from llm_magic.decode import Finish, Piece
-from llm_magic.errors import QuotaExceeded, StoreError
-from llm_magic.holds import (
+from llm_magic.bounds import (
     IMAGE_TOKENS,
     LARGEST_CAP,
     SMALLEST_CAP,
-    Hold,
-    Quota,
     Terms,
     Worst,
     input_bound,
     output_bound,
     worst_case,
 )
+from llm_magic.decode import Finish, Piece
+from llm_magic.errors import QuotaExceeded, StoreError
+from llm_magic.holds import Hold, Quota
 from llm_magic.ledger import Amount, Limit, dollars, nanos
 from llm_magic.prices import Prices
 from llm_magic.stores.ledger import SqliteLedger

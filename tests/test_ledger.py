@@ -1,0 +1,1364 @@
+"""The ledger's rules one by one, its faults, and all of it against a model that adds up anew."""
+
+import errno
+import os
+import random
+import re
+import shutil
+import sqlite3
+import stat
+import tempfile
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from llm_magic import owner as owners
+from llm_magic.errors import StoreError
+from llm_magic.ledger import LEASE, Amount, Claim, Full, Limit, Line, Saved, Used, nanos, summed
+from llm_magic.owner import Owner
+from llm_magic.stores import ledger as ledgers
+from llm_magic.stores.ledger import SqliteLedger
+from llm_magic.stores.ledger_pending import HITS_IN_MEMORY
+
+SECOND = 10**9
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+YEAR = 365 * DAY
+START = 1_700_000_000 * SECOND
+
+ONE = Amount(requests=1)
+CALM = Limit("user", "requests", 10**6, 3600.0)
+
+
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self, now: int = START) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder = tmp_path / "ledger"
+    folder.mkdir(mode=0o700)
+    return folder / "ledger.db"
+
+
+@pytest.fixture
+def make(path: Path, clock: Clock):
+    """Makes ledgers on the one file, and closes them afterwards."""
+    made = []
+
+    def ledger(kernel: str = "k1", where: Path | None = path, **more) -> SqliteLedger:
+        more = {"user": "ada", "clock": clock, "busy_timeout": 0.05, **more}
+        made.append(SqliteLedger(where, kernel=kernel, **more))
+        return made[-1]
+
+    yield ledger
+    for each in made:
+        with suppress(StoreError):
+            each.close()
+
+
+@pytest.fixture
+def ledger(make) -> SqliteLedger:
+    return make()
+
+
+@pytest.fixture
+def dead(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool | None]:
+    """Says of an owner's text whether it lives; who is not in it does."""
+    told: dict[str, bool | None] = {}
+    monkeypatch.setattr(owners, "alive", lambda text: told.get(text, True))
+    monkeypatch.setattr(ledgers, "LOOK_EVERY", float("inf"))
+    return told
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """The connections that ledgers open from now on."""
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def remember(*args, **more):
+        opened.append(connect(*args, **more))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remember)
+    return opened
+
+
+def process(number: int) -> Owner:
+    return Owner("boot", "pid:[1]", number, 7, "somewhere")
+
+
+def used(requests: int = 1, tokens: int = 0, spent: int = 0, **more) -> Used:
+    return Used(Amount(requests, tokens, spent), **more)
+
+
+def rows(path: Path) -> list[tuple]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(
+            "SELECT id, state, requests, tokens, nanos FROM calls ORDER BY n"
+        ).fetchall()
+
+
+def states(path: Path) -> dict[str, str]:
+    return {row[0]: row[1] for row in rows(path)}
+
+
+def counted(ledger: SqliteLedger, *limits: Limit) -> list[int]:
+    return [amount for _, amount in ledger.standing(limits)]
+
+
+def assert_sums_are_true(path: Path) -> int:
+    """Every running sum is what its rows come to; returns how many there are."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT * FROM sums").fetchall()
+        for scope, name, length, floor, *amounts in found:
+            anew = [0, 0, 0]
+            for kernel, user, t, *row in db.execute(
+                "SELECT kernel, user, t, requests, tokens, nanos FROM calls"
+            ):
+                if {"kernel": kernel, "user": user}[scope] == name and t > floor:
+                    anew = [one + other for one, other in zip(anew, row, strict=True)]
+            assert amounts == anew, (scope, name, length)
+    return len(found)
+
+
+# Limits
+
+
+@pytest.mark.parametrize("scope", ["kernel", "user"])
+@pytest.mark.parametrize("metric", ["requests", "tokens", "usd"])
+def test_exactly_at_the_limit_passes_and_one_more_does_not(ledger, scope, metric):
+    name = "nanos" if metric == "usd" else metric
+    limit = Limit(scope, metric, 1000, 60.0)
+    assert ledger.hold(Claim("a", Amount(**{name: 400})), [limit]) == "held"
+    refused = ledger.hold(Claim("b", Amount(**{name: 601})), [limit])
+    assert isinstance(refused, Full)
+    assert (refused.limit, refused.used, refused.asked) == (limit, 400, 601)
+    assert ledger.hold(Claim("c", Amount(**{name: 600})), [limit]) == "held"
+    assert isinstance(ledger.hold(Claim("d", Amount(**{name: 1})), [limit]), Full)
+
+
+def test_a_budget_in_dollars_is_kept_to_the_nano_dollar(ledger):
+    limit = Limit("user", "usd", nanos(Decimal("0.30")), None)
+    tenth = Amount(nanos=nanos(Decimal("0.10")))
+    for name in "abc":
+        assert ledger.hold(Claim(name, tenth), [limit]) == "held"
+    assert isinstance(ledger.hold(Claim("d", Amount(nanos=1)), [limit]), Full)
+    ledger.settle("a", used(spent=tenth.nanos - 1))
+    assert isinstance(ledger.hold(Claim("d", Amount(nanos=2)), [limit]), Full)
+    assert ledger.hold(Claim("d", Amount(nanos=1)), [limit]) == "held"
+
+
+def test_a_row_leaves_its_window_at_its_end_and_not_before(ledger, clock):
+    limit = Limit("kernel", "requests", 1, 1.0)
+    assert ledger.hold(Claim("a", ONE), [limit]) == "held"
+    clock.now = START + SECOND - 1
+    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
+    clock.now = START + SECOND
+    assert ledger.hold(Claim("b", ONE), [limit]) == "held"
+
+
+@pytest.mark.parametrize("back", [1, HOUR, YEAR])
+def test_a_clock_set_back_opens_nothing(ledger, make, clock, back):
+    limits = [Limit("user", "requests", 2, 60.0), Limit("kernel", "requests", 5, None)]
+    clock.now += 30 * SECOND
+    for name in "ab":
+        assert ledger.hold(Claim(name, ONE), limits) == "held"
+    clock.now -= back
+    for each in (ledger, make("k2")):
+        refused = each.hold(Claim("c", ONE), limits)
+        assert isinstance(refused, Full)
+        assert refused.used == 2
+    clock.now = START + 90 * SECOND
+    assert ledger.hold(Claim("c", ONE), limits) == "held"
+
+
+def test_a_clock_set_back_after_a_look_ahead_counts_what_had_left(ledger, clock):
+    limit, other = Limit("user", "requests", 2, 60.0), Limit("user", "tokens", 0, 60.0)
+    for name in "ab":
+        assert ledger.hold(Claim(name, ONE), [limit]) == "held"
+    clock.now += HOUR
+    assert isinstance(ledger.hold(Claim("c", Amount(1, 1)), [limit, other]), Full)
+    clock.now -= HOUR
+    refused = ledger.hold(Claim("c", ONE), [limit])
+    assert isinstance(refused, Full)
+    assert refused.used == 2
+
+
+def test_a_refusal_writes_nothing_of_the_claim(ledger, path):
+    limits = [
+        Limit("kernel", "requests", 10, 60.0),
+        Limit("user", "requests", 10, 3600.0),
+        Limit("user", "tokens", 1000, 3600.0),
+        Limit("user", "usd", 5, 3600.0),
+    ]
+    assert ledger.hold(Claim("a", Amount(1, 100, 3)), limits) == "held"
+    before = rows(path)
+    for _ in range(3):
+        refused = ledger.hold(Claim("b", Amount(1, 100, 3), key="key"), limits)
+        assert isinstance(refused, Full)
+        assert refused.limit.metric == "usd"
+    assert rows(path) == before
+    assert counted(ledger, *limits) == [1, 1, 100, 3]
+    assert not ledger.flying("key")
+    assert assert_sums_are_true(path) == 2
+
+
+def test_a_kernels_limit_counts_this_kernel_and_a_persons_all_of_theirs(make):
+    one, two, other = make("k1"), make("k2"), make("k3", user="bob")
+    limits = [Limit("kernel", "requests", 10, 60.0), Limit("user", "requests", 10, 60.0)]
+    one.hold(Claim("a", ONE), limits)
+    two.hold(Claim("b", ONE), limits)
+    other.hold(Claim("c", ONE), limits)
+    assert counted(one, *limits) == [1, 2]
+    assert counted(two, *limits) == [1, 2]
+    assert counted(other, *limits) == [1, 1]
+
+
+def test_the_same_window_may_have_several_metrics_and_limits(ledger):
+    limits = [Limit("user", "requests", 9, 60.0), Limit("user", "requests", 1, 60.0)]
+    assert ledger.hold(Claim("a", ONE), limits) == "held"
+    refused = ledger.hold(Claim("b", ONE), limits)
+    assert isinstance(refused, Full)
+    assert refused.limit is limits[1]
+
+
+def test_a_window_seen_late_counts_the_rows_that_were_there(ledger, clock, path):
+    for number in range(5):
+        ledger.hold(Claim(str(number), Amount(1, 10)), [])
+        clock.now += SECOND
+    assert counted(ledger, Limit("user", "tokens", 0, 3.5)) == [30]
+    refused = ledger.hold(Claim("x", Amount(1, 10)), [Limit("user", "tokens", 39, 3.5)])
+    assert isinstance(refused, Full)
+    assert refused.used == 30
+    assert assert_sums_are_true(path) == 1
+
+
+def test_a_sum_that_nobody_looked_at_for_long_is_made_anew(ledger, clock, path):
+    brief = Limit("user", "requests", 3, 1.0)
+    ledger.hold(Claim("a", ONE), [brief])
+    for number in range(20):
+        clock.now += SECOND
+        ledger.hold(Claim(str(number), ONE), [])
+    assert ledger.hold(Claim("b", ONE), [brief]) == "held"
+    assert counted(ledger, brief) == [2]
+    assert assert_sums_are_true(path) == 1
+
+
+# When it fits again
+
+
+@pytest.mark.parametrize("window", [1.0, 60.0, 86400.0])
+def test_a_claim_fits_at_retry_at_and_not_a_nanosecond_before(ledger, clock, window):
+    # A small number of seconds, so that a float tells nanoseconds apart.
+    clock.now = 1000 * SECOND
+    limit = Limit("user", "tokens", 100, window)
+    for number, tokens in enumerate((30, 30, 40)):
+        assert ledger.hold(Claim(str(number), Amount(1, tokens)), [limit]) == "held"
+        clock.now += 12_345_679
+    refused = ledger.hold(Claim("x", Amount(1, 50)), [limit])
+    assert isinstance(refused, Full)
+    moment = round(refused.retry_at * SECOND)
+    assert moment == 1000 * SECOND + 12_345_679 + int(window * SECOND)
+    clock.now = moment - 1
+    assert isinstance(ledger.hold(Claim("x", Amount(1, 50)), [limit]), Full)
+    clock.now = moment
+    assert ledger.hold(Claim("x", Amount(1, 50)), [limit]) == "held"
+
+
+def test_whoever_waits_until_retry_at_is_not_early_by_a_rounding(ledger, clock):
+    limit = Limit("user", "requests", 1, 1.0)
+    for number in range(200):
+        clock.now += 2 * SECOND + number * 7 + 1
+        assert ledger.hold(Claim(f"a{number}", ONE), [limit]) == "held"
+        refused = ledger.hold(Claim(f"b{number}", ONE), [limit])
+        assert isinstance(refused, Full)
+        up, down = refused.retry_at.as_integer_ratio()
+        assert 0 <= up * SECOND - (clock.now + SECOND) * down < 1000 * down
+
+
+def test_the_limit_that_frees_last_is_told(ledger, clock):
+    soon = Limit("kernel", "requests", 1, 10.0)
+    late = Limit("user", "requests", 1, 20.0)
+    ledger.hold(Claim("a", ONE), [])
+    for limits in ([soon, late], [late, soon]):
+        refused = ledger.hold(Claim("b", ONE), limits)
+        assert isinstance(refused, Full)
+        assert refused.limit == late
+        assert refused.retry_at == (START + 20 * SECOND) / SECOND
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_limit_that_never_frees_is_told_before_all_others(ledger, first):
+    late = Limit("user", "requests", 1, 20.0)
+    never = Limit("kernel", "requests", 1, None)
+    ledger.hold(Claim("a", ONE), [])
+    refused = ledger.hold(Claim("b", ONE), [never, late] if first else [late, never])
+    assert isinstance(refused, Full)
+    assert (refused.limit, refused.retry_at) == (never, None)
+
+
+def test_a_claim_greater_than_the_limit_never_fits(ledger):
+    limit = Limit("user", "tokens", 100, 60.0)
+    refused = ledger.hold(Claim("a", Amount(1, 101)), [limit])
+    assert refused == Full(limit, 0, 101, None)
+
+
+# The way of a call
+
+
+def test_doing_a_thing_twice_changes_nothing(ledger, path):
+    limit = Limit("user", "tokens", 100, 60.0)
+    for _ in range(2):
+        assert ledger.hold(Claim("a", Amount(1, 100)), [limit]) == "held"
+    assert counted(ledger, limit) == [100]
+    for _ in range(2):
+        ledger.sent("a")
+    assert states(path) == {"a": "sent"}
+    for tokens in (30, 70):
+        ledger.settle("a", used(tokens=tokens))
+        assert counted(ledger, limit) == [30]
+    ledger.void("a")
+    ledger.sent("a")
+    assert ledger.hold(Claim("a", Amount(1, 100)), [limit]) == "held"
+    assert rows(path) == [("a", "done", 1, 30, 0)]
+    assert_sums_are_true(path)
+
+
+def test_what_a_call_used_beyond_its_hold_is_booked_as_it_is(ledger):
+    limit = Limit("user", "tokens", 100, 60.0)
+    ledger.hold(Claim("a", Amount(1, 50)), [limit])
+    ledger.settle("a", used(tokens=150))
+    assert counted(ledger, limit) == [150]
+    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
+
+
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_a_voided_hold_is_given_back_once(ledger, path, was_sent):
+    limit = Limit("user", "requests", 2, 60.0)
+    for name in "ab":
+        assert ledger.hold(Claim(name, ONE), [limit]) == "held"
+    if was_sent:
+        ledger.sent("a")
+    for _ in range(2):
+        ledger.void("a")
+        assert counted(ledger, limit) == [1]
+    assert states(path)["a"] == "void"
+
+
+def test_unknown_ids_are_no_error_and_a_settled_one_is_booked(ledger, path):
+    limit = Limit("user", "tokens", 100, 60.0)
+    counted(ledger, limit)
+    ledger.void("never")
+    ledger.sent("never")
+    assert rows(path) == []
+    ledger.hold(Claim("a", Amount(1, 1)), [limit])
+    ledger.settle("lost by a reset", used(tokens=7))
+    assert counted(ledger, limit) == [8]
+    assert_sums_are_true(path)
+
+
+def test_a_voided_call_must_be_held_anew_before_it_is_sent(ledger, clock):
+    limit = Limit("user", "requests", 1, 60.0)
+    ledger.hold(Claim("a", ONE), [limit])
+    ledger.void("a")
+    with pytest.raises(StoreError, match="nothing was sent"):
+        ledger.sent("a")
+    clock.now += SECOND
+    assert ledger.hold(Claim("a", ONE), [limit]) == "held"
+    ledger.sent("a")
+    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
+    clock.now = START
+    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
+
+
+def test_odd_amounts_and_names_do_not_break_the_file(ledger):
+    limit = Limit("user", "tokens", 10**30, 60.0)
+    assert ledger.hold(Claim("a", Amount(1, 10**25), model="\ud800"), [limit]) == "held"
+    ledger.settle("a", used(tokens=10**20, model="half \udc00", input_tokens=10**20))
+    ledger.settle("b", used(tokens=-5))
+    assert counted(ledger, limit) == [2**50]
+    assert [line.name for line in ledger.usage("model")] == ["", "half ?"]
+
+
+# Claims
+
+
+def test_a_key_flies_until_its_call_ends(make):
+    one, two = make("k1"), make("k2")
+    for number, end in enumerate((lambda id_: one.settle(id_, used()), one.void)):
+        mine = f"mine {number}"
+        assert not two.flying("key")
+        assert one.hold(Claim(mine, ONE, key="key"), []) == "held"
+        assert two.flying("key")
+        assert one.flying("key")
+        assert two.hold(Claim("other", ONE, key="key"), []) == "flying"
+        assert one.hold(Claim("third", ONE, key="key"), []) == "flying"
+        assert one.hold(Claim(mine, ONE, key="key"), []) == "held"
+        one.sent(mine)
+        assert two.hold(Claim("other", ONE, key="key"), []) == "flying"
+        assert two.hold(Claim(f"free {number}", ONE), []) == "held"
+        end(mine)
+    assert two.hold(Claim("other", ONE, key="key"), []) == "held"
+
+
+def test_that_a_key_flies_is_told_before_any_limit_and_nothing_is_written(ledger, make, path):
+    limit = Limit("user", "requests", 1, 60.0)
+    ledger.hold(Claim("a", ONE, key="key"), [limit])
+    assert make("k2").hold(Claim("b", ONE, key="key"), [limit]) == "flying"
+    assert states(path) == {"a": "held"}
+
+
+def test_a_dead_processs_key_does_not_fly(make, dead, path):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    assert one.hold(Claim("a", ONE, key="key"), []) == "held"
+    dead[str(process(1))] = False
+    assert not two.flying("key")
+    assert two.hold(Claim("b", ONE, key="key"), []) == "held"
+    assert states(path) == {"a": "void", "b": "held"}
+
+
+def test_where_a_process_cannot_be_looked_at_its_lease_decides(make, dead, clock, path):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    dead[str(process(1))] = dead[str(process(2))] = None
+    one.hold(Claim("a", ONE, key="key"), [])
+    two.hold(Claim("z", ONE, key="other"), [])
+    lease = int(LEASE * SECOND)
+    clock.now = START + lease - 1
+    assert two.flying("key")
+    one.renew()
+    clock.now = START + 2 * lease - 2
+    assert two.flying("key")
+    assert not two.flying("other")
+    clock.now += 1
+    assert not two.flying("key")
+    assert two.hold(Claim("b", ONE, key="key"), []) == "held"
+    assert states(path) == {"a": "void", "z": "void", "b": "held"}
+
+
+def test_whether_a_key_flies_is_read_while_another_writes(ledger, path):
+    ledger.hold(Claim("a", ONE, key="key"), [])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert ledger.flying("key")
+        assert not ledger.flying("no key")
+
+
+# Dead processes
+
+
+def test_a_dead_processs_holds_are_freed_where_they_are_in_the_way(make, dead, path):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    limit = Limit("user", "tokens", 100, 60.0)
+    one.hold(Claim("held", Amount(1, 40)), [limit])
+    one.hold(Claim("sent", Amount(1, 30)), [limit])
+    one.sent("sent")
+    assert isinstance(two.hold(Claim("a", Amount(1, 31)), [limit]), Full)
+    dead[str(process(1))] = False
+    assert two.hold(Claim("a", Amount(1, 20)), [limit]) == "held"
+    assert states(path)["held"] == "held", "nothing was in the way, and no look was due"
+    refused = two.hold(Claim("b", Amount(1, 51)), [limit])
+    assert isinstance(refused, Full)
+    assert refused.used == 50
+    assert states(path) == {"held": "void", "sent": "lost", "a": "held"}
+    assert two.hold(Claim("b", Amount(1, 50)), [limit]) == "held"
+    assert_sums_are_true(path)
+
+
+def test_a_lost_call_counts_in_full_until_its_window_has_passed(make, dead, clock):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    limit = Limit("user", "tokens", 100, 60.0)
+    one.hold(Claim("a", Amount(1, 100)), [limit])
+    one.sent("a")
+    dead[str(process(1))] = False
+    clock.now += 60 * SECOND - 1
+    assert isinstance(two.hold(Claim("b", Amount(1, 1)), [limit]), Full)
+    clock.now += 1
+    assert two.hold(Claim("b", Amount(1, 1)), [limit]) == "held"
+
+
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_a_late_settle_takes_the_place_of_what_was_booked_for_the_dead(make, dead, path, was_sent):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    limit = Limit("user", "tokens", 100, 60.0)
+    one.hold(Claim("a", Amount(1, 80)), [limit])
+    if was_sent:
+        one.sent("a")
+    dead[str(process(1))] = False
+    two.usage("model")
+    assert counted(two, limit) == [80 if was_sent else 0]
+    for tokens in (30, 50):
+        one.settle("a", used(tokens=tokens))
+        assert counted(two, limit) == [30]
+    assert_sums_are_true(path)
+
+
+def test_a_look_for_the_dead_is_due_once_a_second_at_most(make, dead, monkeypatch, path):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    one.hold(Claim("a", ONE), [])
+    dead[str(process(1))] = False
+    two.standing([])
+    assert states(path) == {"a": "held"} or states(path) == {"a": "void"}
+    one.hold(Claim("b", ONE), [])
+    two.hold(Claim("c", ONE), [])
+    two.standing([])
+    assert states(path)["b"] == "held"
+    monkeypatch.setattr(ledgers, "LOOK_EVERY", 0.0)
+    two.hold(Claim("d", ONE), [])
+    assert states(path)["b"] == "void"
+
+
+# Forgiveness and the person's own limits
+
+
+@pytest.mark.parametrize("window", [60.0, None])
+@pytest.mark.parametrize("scope", ["kernel", "user"])
+def test_what_is_forgiven_counts_no_longer_in_that_scope(ledger, make, scope, window, path):
+    limits = [Limit("kernel", "requests", 2, window), Limit("user", "requests", 2, window)]
+    for name in "ab":
+        ledger.hold(Claim(name, ONE), limits)
+        ledger.settle(name, used())
+    ledger.forgive(scope)
+    expected = [0, 2] if scope == "kernel" else [2, 0]
+    assert counted(ledger, *limits) == expected
+    mine = [limit for limit in limits if limit.scope == scope]
+    assert ledger.hold(Claim("c", ONE), mine) == "held", "in the very nanosecond"
+    assert counted(ledger, *limits) == [each + 1 for each in expected]
+    assert ledger.hold(Claim("d", ONE), mine) == "held"
+    assert isinstance(ledger.hold(Claim("e", ONE), mine), Full)
+    assert counted(make("k2"), limits[1]) == [expected[1] + 2]
+    assert_sums_are_true(path)
+
+
+def test_an_open_hold_goes_on_counting_after_a_forgiveness(ledger, clock):
+    limit, for_ever = Limit("user", "tokens", 100, 60.0), Limit("kernel", "tokens", 100, None)
+    ledger.hold(Claim("done", Amount(1, 10)), [limit, for_ever])
+    ledger.settle("done", used(tokens=10))
+    ledger.hold(Claim("open", Amount(1, 50)), [limit, for_ever])
+    clock.now += SECOND
+    ledger.forgive("user")
+    ledger.forgive("kernel")
+    assert counted(ledger, limit, for_ever) == [50, 50]
+    refused = ledger.hold(Claim("a", Amount(1, 51)), [limit])
+    assert refused == Full(limit, 50, 51, (START + 60 * SECOND) / SECOND)
+    ledger.settle("open", used(tokens=20))
+    assert counted(ledger, limit, for_ever) == [20, 20]
+    clock.now = START + 60 * SECOND
+    assert counted(ledger, limit, for_ever) == [0, 20]
+    ledger.forgive("kernel")
+    assert counted(ledger, limit, for_ever) == [0, 0]
+
+
+def test_a_forgiveness_holds_when_the_clock_is_set_back(ledger, clock):
+    limit = Limit("user", "requests", 1, 60.0)
+    ledger.hold(Claim("a", ONE), [limit])
+    ledger.settle("a", used())
+    ledger.forgive("user")
+    clock.now -= YEAR
+    assert ledger.hold(Claim("b", ONE), [limit]) == "held"
+    assert isinstance(ledger.hold(Claim("c", ONE), [limit]), Full)
+
+
+def test_a_persons_limit_holds_for_every_kernel(make):
+    one, two, other = make("k1"), make("k2"), make("k3", user="bob")
+    one.limit_person("usd", 100, 0.1)
+    one.limit_person("usd", 1000, None)
+    limits = [Limit("user", "usd", 1000, None), Limit("user", "usd", 100, 0.1)]
+    assert two.person_limits() == limits
+    assert other.person_limits() == []
+    assert two.hold(Claim("a", Amount(1, 0, 60)), []) == "held"
+    refused = one.hold(Claim("b", Amount(1, 0, 41)), [CALM])
+    assert isinstance(refused, Full)
+    assert (refused.limit, refused.used) == (limits[1], 60)
+    assert two.standing([CALM]) == [(CALM, 1), (limits[0], 60), (limits[1], 60)]
+
+
+def test_a_persons_limit_is_changed_or_taken_away_by_metric_and_window(make):
+    ledger = make()
+    ledger.limit_person("tokens", 10, 60.0)
+    ledger.limit_person("tokens", 99, None)
+    ledger.limit_person("tokens", 20, 60.0)
+    assert Limit("user", "tokens", 20, 60.0) in ledger.person_limits()
+    ledger.limit_person("tokens", None, 60.0)
+    ledger.limit_person("requests", None, 60.0)
+    assert make("k2").person_limits() == [Limit("user", "tokens", 99, None)]
+
+
+# Usage
+
+
+def test_usage_adds_up_by_model_day_and_cell(make, clock, utc):
+    one, two = make("k1"), make("k2")
+
+    def call(ledger, id_, model, cell, spent, **more):
+        ledger.hold(Claim(id_, Amount(1, 100, 100), model="asked", cell=cell), [])
+        ledger.sent(id_)
+        numbers = {"input_tokens": 10, "output_tokens": 5, "cached_tokens": 2, **more}
+        ledger.settle(id_, used(1, 15, spent, model=model, **numbers))
+
+    call(one, "a", "small", "In [1]", 7)
+    call(one, "b", "big", "In [2]", 70)
+    call(two, "c", "small", "In [1]", 0, priced=False)
+    one.saved(Saved("small", "In [2]", 40, 9))
+    clock.now += DAY
+    call(two, "d", "", "In [1]", 1)
+    one.hold(Claim("open", ONE, model="open"), [])
+    one.hold(Claim("void", ONE, model="void"), [])
+    one.void("void")
+    big = Line("big", 1, 10, 5, 2, 70)
+    small = Line("small", 2, 20, 10, 4, 7, 1, 1, 40, 9)
+    asked = Line("asked", 1, 10, 5, 2, 1)
+    for each in (one, two):
+        assert each.usage("model") == [big, small, asked]
+        first, second = each.usage("day")
+        assert first == Line("2023-11-15", 1, 10, 5, 2, 1)
+        assert second == Line("2023-11-14", 3, 30, 15, 6, 77, 1, 1, 40, 9)
+    assert summed(one.usage("day")) == summed(one.usage("model"))
+    assert one.usage("cell") == [
+        Line("In [2]", 1, 10, 5, 2, 70, 0, 1, 40, 9),
+        Line("In [1]", 1, 10, 5, 2, 7),
+    ]
+    assert two.usage("model", kernel_only=True) == [asked, Line("small", 1, 10, 5, 2, 0, 1)]
+    assert [line.name for line in one.usage("day", kernel_only=True)] == ["2023-11-14"]
+    assert make("k4", user="bob").usage("model") == []
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch):
+    """Days begin and end by UTC; START is 2023-11-14, 22:13."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+def test_a_day_is_the_local_one_for_calls_and_for_free_answers(ledger, utc, monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    ledger.settle("a", used())
+    ledger.saved(Saved("m", "", 1, 1))
+    day = {"UTC": "2023-11-14", "Asia/Tokyo": "2023-11-15"}[zone]
+    assert [(line.name, line.requests, line.hits) for line in ledger.usage("day")] == [(day, 1, 1)]
+
+
+def test_a_dead_processs_sent_calls_are_usage_of_unknown_price(make, dead):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    one.hold(Claim("sent", Amount(1, 50, 9), model="m"), [])
+    one.hold(Claim("held", Amount(1, 50, 9), model="m"), [])
+    one.sent("sent")
+    dead[str(process(1))] = False
+    assert two.usage("model") == [Line("m", requests=1, nanos=9, unpriced=1)]
+
+
+def test_free_answers_wait_in_memory_for_the_next_write(ledger, path):
+    hit = Saved("m", "In [1]", 10, 3)
+    ledger.saved(hit)
+    assert not path.exists()
+    for _ in range(HITS_IN_MEMORY - 2):
+        ledger.saved(hit)
+    assert not path.exists()
+    ledger.saved(hit)
+    assert hits(path) == (1, 64, 640, 192)
+    ledger.saved(hit)
+    assert hits(path)[1] == 64
+    ledger.hold(Claim("a", ONE), [])
+    assert hits(path)[1] == 65
+    ledger.saved(hit)
+    assert ledger.usage("model")[0].hits == 66
+    ledger.saved(hit)
+    ledger.close()
+    assert hits(path) == (1, 67, 670, 201)
+
+
+def hits(path: Path) -> tuple[int, ...]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(
+            "SELECT count(*), sum(hits), sum(tokens), sum(nanos) FROM hits"
+        ).fetchone()
+
+
+def test_many_free_answers_make_one_row_a_day_model_and_cell(ledger, path, clock):
+    for number in range(1000):
+        ledger.saved(Saved(f"m{number % 2}", "In [1]", 1, 1))
+    clock.now += DAY
+    ledger.saved(Saved("m0", "In [1]", 1, 1))
+    ledger.close()
+    assert hits(path) == (3, 1001, 1001, 1001)
+
+
+def test_rows_older_than_400_days_go_at_the_next_opening(make, clock, path):
+    first = make()
+    always, year = Limit("user", "tokens", 10**6, None), Limit("user", "tokens", 10**6, 3600.0)
+    first.hold(Claim("old", Amount(1, 5)), [always, year])
+    first.settle("old", used(tokens=5))
+    first.saved(Saved("m", "", 1, 1))
+    first.hold(Claim("old and open", Amount(1, 7)), [])
+    clock.now += 399 * DAY
+    first.hold(Claim("new", Amount(1, 1)), [year])
+    first.close()
+    clock.now += 2 * DAY
+    second = make()
+    assert second.hold(Claim("b", Amount(1, 1)), [always, year]) == "held"
+    assert states(path) == {"old and open": "held", "new": "held", "b": "held"}
+    assert counted(second, always, year) == [14, 1]
+    assert second.usage("day") == []
+
+
+def test_a_gone_kernels_sums_go_and_an_idle_ones_forgiveness_stays(make, clock, path):
+    idle, gone = make("idle"), make("gone")
+    limits = [Limit("kernel", "requests", 5, None), Limit("kernel", "requests", 5, 60.0)]
+    for name, each in (("i", idle), ("g", gone)):
+        each.hold(Claim(name, ONE), limits)
+        each.settle(name, used())
+    idle.forgive("kernel")
+    idle.standing(limits)
+    idle.close()
+    clock.now += 31 * DAY
+    make("new").hold(Claim("n", ONE), limits)
+    with closing(sqlite3.connect(path)) as db:
+        assert {name for (name,) in db.execute("SELECT name FROM sums")} == {"new"}
+    assert counted(idle, *limits) == [0, 0]
+    assert counted(gone, *limits) == [1, 0]
+
+
+# Faults
+
+
+def test_making_and_closing_a_ledger_touches_no_file(tmp_path):
+    SqliteLedger(tmp_path / "no" / "ledger.db", kernel="k", user="u").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_for_its_owner_alone(ledger, path):
+    ledger.hold(Claim("a", ONE), [])
+    assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
+    assert len(list(path.parent.iterdir())) == 3
+    ledger.close()
+    path.chmod(0o644)
+    ledger.hold(Claim("b", ONE), [])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def refused(call) -> StoreError:
+    """The error that a call ends with: one line, the file, a way on."""
+    with pytest.raises(StoreError) as caught:
+        call()
+    message, _, fix = str(caught.value).partition("\n")
+    assert message.startswith("The ledger /")
+    assert fix == caught.value.fix
+    assert "%" in fix
+    return caught.value
+
+
+def test_a_locked_file_is_waited_for_and_then_told(make, path):
+    told = []
+    ledger = make(trouble=lambda message, fix: told.append((message, fix)))
+    ledger.hold(Claim("a", Amount(1, 50)), [])
+    ledger.sent("a")
+    limit = Limit("user", "tokens", 100, 60.0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for call in (
+            lambda: ledger.hold(Claim("b", ONE), []),
+            lambda: ledger.sent("a"),
+            ledger.renew,
+            lambda: ledger.forgive("user"),
+            lambda: ledger.limit_person("tokens", 1, None),
+            lambda: ledger.usage("model"),
+        ):
+            error = refused(call)
+            assert "is locked by another process" in str(error)
+            assert "quota_strict = False" in error.fix
+        ledger.settle("a", used(tokens=20))
+        ledger.void("c")
+        assert [message for message, _ in told] == [error.args[0]] * 2
+        assert "quota_strict" in told[0][1]
+        other.execute("ROLLBACK")
+    assert ledger.hold(Claim("b", Amount(1, 80)), [limit]) == "held"
+    assert states(path) == {"a": "done", "b": "held"}
+    assert counted(ledger, limit) == [100]
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+
+def test_what_could_not_be_written_is_written_on_closing(make, path):
+    told = []
+    ledger = make(trouble=lambda message, fix: told.append(message))
+    ledger.hold(Claim("a", Amount(1, 50)), [])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ledger.settle("a", used(tokens=20))
+        for _ in range(2 * HITS_IN_MEMORY):
+            ledger.saved(Saved("m", "", 1, 1))
+        assert len(told) == 3, "one of 64 free answers waits for the disk"
+        with pytest.raises(StoreError, match="locked"):
+            ledger.close()
+    ledger.close()
+    assert rows(path) == [("a", "done", 1, 20, 0)]
+    assert hits(path)[1] == 2 * HITS_IN_MEMORY
+
+
+def test_a_late_void_does_not_free_the_hold_that_came_after_it(ledger, path):
+    limit = Limit("user", "requests", 1, 60.0)
+    ledger.hold(Claim("a", ONE), [limit])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ledger.void("a")
+    assert ledger.hold(Claim("a", ONE), [limit]) == "held"
+    assert ledger.hold(Claim("b", ONE), []) == "held"
+    assert states(path) == {"a": "held", "b": "held"}
+
+
+def test_an_interrupt_leaves_no_lock_and_loses_no_booking(ledger, monkeypatch, path):
+    ledger.hold(Claim("a", Amount(1, 50)), [])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledgers.rows, "settle", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.settle("a", used(tokens=20))
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+    assert ledger.hold(Claim("b", ONE), []) == "held"
+    assert rows(path)[0] == ("a", "done", 1, 20, 0)
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_read_only_file_is_told(make, path, monkeypatch, opened):
+    first = make()
+    first.hold(Claim("a", ONE), [])
+    if not opened:
+        first.close()
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **more: connect(f"file:{path}?mode=ro", uri=True, **more)
+    )
+    error = refused(lambda: make("k2").hold(Claim("b", ONE), []))
+    assert "is read-only" in str(error)
+    assert "ledger_dir" in error.fix
+
+
+def test_a_full_disk_is_told_and_room_again_is_enough(ledger, connections, path):
+    ledger.hold(Claim("a", ONE), [])
+    (db,) = connections
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    db.execute(f"PRAGMA max_page_count = {pages}")
+
+    def fill():
+        for number in range(10_000):
+            ledger.hold(Claim(f"{number:032}", ONE), [])
+
+    error = refused(fill)
+    assert "the disk is full" in str(error)
+    assert "ledger_dir" in error.fix
+    before = rows(path)
+    assert 1 < len(before) < 10_000
+    db.execute("PRAGMA max_page_count = 100000")
+    assert ledger.hold(Claim("b", ONE), []) == "held"
+    assert len(rows(path)) == len(before) + 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_that_takes_no_file_is_told(ledger, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    words = {
+        errno.ENOSPC: "cannot be written: the disk is full.",
+        errno.EROFS: "is read-only.",
+        errno.EACCES: "cannot be opened: Permission denied.",
+    }
+    error = refused(lambda: ledger.hold(Claim("a", ONE), []))
+    assert error.args[0].endswith(words[number])
+    assert "ledger_dir" in error.fix
+
+
+def test_a_folder_that_is_a_file_is_told(make, tmp_path):
+    (tmp_path / "file").write_text("")
+    error = refused(lambda: make(where=tmp_path / "file" / "ledger.db").hold(Claim("a", ONE), []))
+    assert "cannot be opened" in str(error)
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(random.Random(7).randbytes(20_000))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def alien(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE mine (a)")
+
+
+def newer(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+def booby_trapped(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TRIGGER t AFTER INSERT ON calls BEGIN DELETE FROM calls; END")
+
+
+@pytest.mark.parametrize("harm", [noise, cut, alien, newer, booby_trapped])
+def test_a_file_that_is_no_ledger_is_refused_until_it_is_set_aside(make, path, harm):
+    first = make()
+    for number in range(50):
+        first.hold(Claim(str(number), ONE), [])
+    first.close()
+    harm(path)
+    harmed = path.read_bytes()
+    ledger = make()
+    for call in (lambda: ledger.hold(Claim("a", ONE), []), lambda: ledger.flying("key")):
+        error = refused(call)
+        assert "is damaged" in str(error)
+        assert error.fix.endswith("%llm_quota --reset")
+    ledger.settle("5", used(tokens=3))
+    assert path.read_bytes() == harmed
+    ledger.reset_file()
+    assert ledger.hold(Claim("a", ONE), []) == "held"
+    assert states(path) == {"5": "done", "a": "held"}
+    (aside,) = [
+        each
+        for each in path.parent.iterdir()
+        if each != path and each.suffix not in (".db-wal", ".db-shm")
+    ]
+    assert re.fullmatch(r"ledger\.db\.\d{8}-\d{6}-\d{9}", aside.name)
+    assert aside.read_bytes() == harmed
+
+
+def test_setting_aside_what_is_not_there_starts_a_ledger(ledger):
+    ledger.reset_file()
+    assert ledger.hold(Claim("a", ONE), []) == "held"
+
+
+def troubles(ledger: SqliteLedger, limits: list[Limit]) -> int:
+    """Uses a ledger in every way; returns how many of them end in a StoreError."""
+    count = 0
+    for call in (
+        lambda: ledger.flying("key 3"),
+        lambda: ledger.hold(Claim("new", ONE, key="key 3"), limits),
+        lambda: ledger.settle("id 3", used(tokens=1)),
+        lambda: ledger.standing(limits),
+        lambda: ledger.usage("cell"),
+        ledger.close,
+    ):
+        try:
+            call()
+        except StoreError:
+            count += 1
+    return count
+
+
+def test_flipped_bytes_end_in_an_answer_or_in_a_store_error(make, path, tmp_path):
+    limits = [Limit("user", "tokens", 10**9, 3600.0), Limit("kernel", "usd", 10**9, None)]
+    first = make()
+    first.limit_person("requests", 10**6, 60.0)
+    for number in range(40):
+        first.hold(Claim(f"id {number}", Amount(1, 10, 10), key=f"key {number}"), limits)
+        if number % 3:
+            first.settle(f"id {number}", used(tokens=number, spent=5, model="m"))
+        first.saved(Saved("m", "c", 1, 1))
+    first.forgive("kernel")
+    first.close()
+    whole = path.read_bytes()
+    dice = random.Random(3)
+    errors = 0
+    for round_ in range(150):
+        harmed = bytearray(whole)
+        for _ in range(1 + round_ % 5):
+            harmed[dice.randrange(100, len(whole))] ^= 1 << dice.randrange(8)
+        place = tmp_path / f"{round_}.db"
+        place.write_bytes(harmed)
+        errors += troubles(make(where=place), limits)
+    assert errors > 50
+
+
+@pytest.mark.parametrize("folder_too", [True, False])
+def test_a_file_removed_while_open_is_made_anew(ledger, make, path, folder_too):
+    ledger.hold(Claim("a", ONE), [])
+    if folder_too:
+        shutil.rmtree(path.parent)
+    else:
+        for each in path.parent.iterdir():
+            each.unlink()
+    other = make("k2")
+    assert other.hold(Claim("b", ONE), []) == "held"
+    assert ledger.hold(Claim("c", ONE), []) == "held"
+    assert other.hold(Claim("d", ONE), []) == "held"
+    assert list(states(path)) == ["b", "c", "d"]
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_another_set_aside_is_left(ledger, make, path):
+    ledger.hold(Claim("a", ONE), [])
+    make("k2").reset_file()
+    assert ledger.hold(Claim("b", ONE), []) == "held"
+    assert list(states(path)) == ["b"]
+
+
+def test_a_ledger_in_memory_keeps_the_same_rules(make):
+    ledger = make(where=None)
+    limit = Limit("user", "requests", 1, 60.0)
+    assert ledger.hold(Claim("a", ONE, key="key"), [limit]) == "held"
+    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
+    assert ledger.flying("key")
+    ledger.settle("a", used(model="m"))
+    ledger.saved(Saved("m", "", 1, 1))
+    assert ledger.usage("model") == [Line("m", requests=1, hits=1, saved_tokens=1, saved_nanos=1)]
+    ledger.reset_file()
+    assert counted(ledger, limit) == [0]
+
+
+def test_a_closed_ledger_opens_again(ledger):
+    ledger.hold(Claim("a", ONE), [])
+    ledger.close()
+    ledger.close()
+    assert counted(ledger, CALM) == [1]
+
+
+# Cost
+
+
+def test_a_hold_costs_the_same_with_many_rows_in_the_window(make, connections, path, clock):
+    limits = [
+        Limit("kernel", "requests", 10**9, 86400.0),
+        Limit("user", "tokens", 10**9, 86400.0),
+        Limit("user", "usd", 10**9, None),
+    ]
+    ledger = make()
+
+    def steps(call) -> int:
+        count = 0
+
+        def tick() -> int:
+            nonlocal count
+            count += 1
+            return 0
+
+        connections[0].set_progress_handler(tick, 1)
+        call()
+        connections[0].set_progress_handler(None, 1)
+        return count
+
+    def cost(number: int) -> tuple[int, int]:
+        clock.now += 1000
+        hold = steps(lambda: ledger.hold(Claim(f"x{number}", Amount(1, 5, 5), "key"), limits))
+        ledger.sent(f"x{number}")
+        return hold, steps(lambda: ledger.settle(f"x{number}", used(tokens=1)))
+
+    def fill(count: int) -> None:
+        with closing(sqlite3.connect(path)) as db:
+            first = db.execute("SELECT max(n) FROM calls").fetchone()[0]
+            db.executemany(
+                """INSERT INTO calls SELECT ?1, 'fill' || ?1, t, user, kernel, 'done', key, owner,
+                lease, 1, 1, 1, '', '', 0, 0, 0, 1 FROM calls WHERE n = ?2""",
+                [(first + 1 + each, first) for each in range(count)],
+            )
+            db.execute("DELETE FROM sums")
+            db.commit()
+        ledger.hold(Claim(f"sums after {count}", ONE), limits)
+
+    ledger.hold(Claim("first", ONE), limits)
+    fill(100)
+    few = [cost(number) for number in range(3)][-1]
+    fill(20_000)
+    many = [cost(number) for number in range(3, 6)][-1]
+    assert counted(ledger, limits[0]) == [20_109]
+    assert 100 < few[0] < 5000
+    for before, after in zip(few, many, strict=True):
+        assert before / 2 <= after <= 2 * before
+
+
+# Against a model that adds everything up anew
+
+
+@dataclass
+class Call:
+    t: int
+    kernel: str
+    state: str
+    amount: Amount
+    owner: int
+    key: str | None
+
+
+@dataclass
+class Model:
+    """What a ledger says, without sums, indices or transactions."""
+
+    clock: int = START
+    calls: dict[str, Call] = field(default_factory=dict)
+    pardons: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, set[str]] = field(default_factory=dict)
+    person: dict[tuple[str, float | None], int] = field(default_factory=dict)
+
+    def now(self) -> int:
+        times = [call.t for call in self.calls.values()]
+        return max([self.clock, *times, *(t + 1 for t in self.pardons.values())])
+
+    def limits(self, limits: list[Limit]) -> list[Limit]:
+        own = [Limit("user", name, cap, window) for (name, window), cap in self.person.items()]
+        return [*limits, *own]
+
+    def counts(self, limit: Limit, kernel: str, now: int) -> list[tuple[int, int]]:
+        name = kernel if limit.scope == "kernel" else "ada"
+        start = -1 if limit.window is None else now - int(limit.window * SECOND)
+        pardon, kept = self.pardons.get(name, -1), self.kept.get(name, ())
+        return [
+            (call.t, call.amount.of(limit.metric))
+            for id_, call in self.calls.items()
+            if (limit.scope == "user" or call.kernel == kernel)
+            and call.t > start
+            and (call.t > pardon or id_ in kept)
+        ]
+
+    def used(self, limit: Limit, kernel: str, now: int) -> int:
+        return sum(amount for _, amount in self.counts(limit, kernel, now))
+
+    def hold(self, claim: Claim, limits: list[Limit], kernel: str, owner: int):
+        """The verdict; of a refusal (limit, used, retry in nanoseconds) of each failing limit."""
+        if claim.id in self.calls and self.calls[claim.id].state != "void":
+            return "held"
+        for call in self.calls.values():
+            if claim.key and call.key == claim.key and call.state in ("held", "sent"):
+                return "flying"
+        now = self.now()
+        failing = []
+        for limit in self.limits(limits):
+            used_, ask = self.used(limit, kernel, now), claim.worst.of(limit.metric)
+            if used_ + ask > limit.cap:
+                failing.append((limit, used_, self._fits(limit, kernel, now, ask)))
+        if failing:
+            return failing
+        self.calls[claim.id] = Call(now, kernel, "held", claim.worst, owner, claim.key)
+        return "held"
+
+    def _fits(self, limit: Limit, kernel: str, now: int, ask: int) -> int | None:
+        if limit.window is None or ask > limit.cap:
+            return None
+        length = int(limit.window * SECOND)
+        moments = sorted({t + length for t, _ in self.counts(limit, kernel, now)})
+        return next(
+            moment for moment in moments if self.used(limit, kernel, moment) + ask <= limit.cap
+        )
+
+    def book(self, id_: str, state: str, amount: Amount) -> None:
+        if self.calls[id_].state != "done":
+            self.calls[id_].state, self.calls[id_].amount = state, amount
+
+    def kill(self, owner: int) -> None:
+        for id_, call in self.calls.items():
+            if call.owner == owner and call.state == "held":
+                self.book(id_, "void", Amount())
+            elif call.owner == owner and call.state == "sent":
+                call.state = "lost"
+
+    def forgive(self, name: str) -> None:
+        self.pardons[name] = self.now()
+        self.kept[name] = {
+            id_
+            for id_, call in self.calls.items()
+            if call.state in ("held", "sent") and name in ("ada", call.kernel)
+        }
+
+
+FIXED = [
+    Limit("kernel", "requests", 6, 1.0),
+    Limit("user", "tokens", 300, 5.0),
+    Limit("user", "usd", 1000, None),
+]
+SOME = [
+    Limit("kernel", "tokens", 150, 2.5),
+    Limit("kernel", "usd", 700, None),
+    Limit("user", "requests", 4, 0.25),
+    Limit("user", "requests", 12, 30.0),
+]
+KERNELS = st.sampled_from(["k1", "k2"])
+AMOUNTS = st.builds(Amount, st.integers(0, 2), st.integers(0, 120), st.integers(0, 400))
+IDS = st.sampled_from([f"id {number}" for number in range(24)])
+
+
+class Ledgers(RuleBasedStateMachine):
+    """Two kernels on one file do as the model says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.dead: set[str] = set()
+        self.patch.setattr(owners, "alive", lambda text: text not in self.dead)
+        self.patch.setattr(ledgers, "LOOK_EVERY", float("inf"))
+        self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        self.model = Model()
+        self.processes = 0
+        self.owners: dict[str, int] = {}
+        self.ledgers: dict[str, SqliteLedger] = {}
+        for kernel in ("k1", "k2"):
+            self.start(kernel)
+
+    def start(self, kernel: str) -> None:
+        self.processes += 1
+        self.owners[kernel] = self.processes
+        self.ledgers[kernel] = SqliteLedger(
+            self.folder / "ledger.db",
+            kernel=kernel,
+            user="ada",
+            owner=process(self.processes),
+            clock=lambda: self.model.clock,
+        )
+
+    def teardown(self) -> None:
+        for ledger in self.ledgers.values():
+            ledger.close()
+        self.patch.undo()
+        shutil.rmtree(self.folder)
+
+    @rule(
+        kernel=KERNELS,
+        id_=IDS,
+        worst=AMOUNTS,
+        key=st.sampled_from([None, None, "x", "y"]),
+        more=st.lists(st.sampled_from(SOME), unique=True),
+    )
+    def hold(self, kernel, id_, worst, key, more):
+        claim, limits = Claim(id_, worst, key), [*FIXED, *more]
+        verdict = self.ledgers[kernel].hold(claim, limits)
+        expected = self.model.hold(claim, limits, kernel, self.owners[kernel])
+        if isinstance(expected, str):
+            assert verdict == expected
+            return
+        assert isinstance(verdict, Full)
+        at = [moment for _, _, moment in expected]
+        last = None if None in at else max(at)
+        assert (verdict.limit, verdict.used, last) in expected
+        assert verdict.asked == worst.of(verdict.limit.metric)
+        assert verdict.retry_at == (None if last is None else ledgers.sums.seconds(last))
+
+    @rule(kernel=KERNELS, id_=IDS)
+    def sent(self, kernel, id_):
+        call = self.model.calls.get(id_)
+        if call is not None and call.state == "void":
+            # That its owner died is not always written yet; then it is sent as if it lived.
+            self.ledgers[kernel].usage("model")
+            with pytest.raises(StoreError):
+                self.ledgers[kernel].sent(id_)
+            return
+        if call is not None and call.state == "held":
+            call.state = "sent"
+        self.ledgers[kernel].sent(id_)
+
+    @precondition(lambda self: any(call.state != "void" for call in self.model.calls.values()))
+    @rule(data=st.data(), kernel=KERNELS)
+    def settle(self, data, kernel):
+        known = [id_ for id_, call in self.model.calls.items() if call.state != "void"]
+        id_ = data.draw(st.sampled_from(known))
+        worst = self.model.calls[id_].amount
+        part = data.draw(st.sampled_from([0, 1, 2]))
+        amount = Amount(worst.requests, worst.tokens * part // 2, worst.nanos * part // 2)
+        self.ledgers[kernel].settle(id_, Used(amount))
+        self.model.book(id_, "done", amount)
+
+    @rule(kernel=KERNELS, id_=IDS)
+    def void(self, kernel, id_):
+        self.ledgers[kernel].void(id_)
+        if id_ in self.model.calls:
+            self.model.book(id_, "void", Amount())
+
+    @rule(nanoseconds=st.sampled_from([1, SECOND // 4, SECOND - 1, SECOND, 5 * SECOND, HOUR]))
+    def time_passes(self, nanoseconds):
+        self.model.clock += nanoseconds
+
+    @rule(nanoseconds=st.sampled_from([1, SECOND, HOUR]))
+    def clock_is_set_back(self, nanoseconds):
+        self.model.clock -= nanoseconds
+
+    @rule(kernel=KERNELS, scope=st.sampled_from(["kernel", "user"]))
+    def forgive(self, kernel, scope):
+        # So that what counts on is what the model takes to be open.
+        self.ledgers[kernel].usage("model")
+        self.ledgers[kernel].forgive(scope)
+        self.model.forgive(kernel if scope == "kernel" else "ada")
+
+    @rule(
+        kernel=KERNELS,
+        metric=st.sampled_from(["requests", "tokens"]),
+        cap=st.sampled_from([None, 5, 200]),
+        window=st.sampled_from([None, 3.0]),
+    )
+    def limit_person(self, kernel, metric, cap, window):
+        self.ledgers[kernel].limit_person(metric, cap, window)
+        self.model.person.pop((metric, window), None)
+        if cap is not None:
+            self.model.person[metric, window] = cap
+
+    @rule(kernel=KERNELS, new=st.booleans())
+    def process_dies(self, kernel, new):
+        self.dead.add(str(process(self.owners[kernel])))
+        self.model.kill(self.owners[kernel])
+        self.start(kernel)
+
+    @rule(kernel=KERNELS)
+    def close(self, kernel):
+        self.ledgers[kernel].close()
+
+    @rule(kernel=KERNELS, key=st.sampled_from(["x", "y"]))
+    def flying(self, kernel, key):
+        open_ = [c.key for c in self.model.calls.values() if c.state in ("held", "sent")]
+        assert self.ledgers[kernel].flying(key) == (key in open_)
+
+    @rule(kernel=KERNELS, more=st.lists(st.sampled_from(SOME), unique=True))
+    def standing(self, kernel, more):
+        self.ledgers[kernel].usage("model")
+        expected = {
+            limit: self.model.used(limit, kernel, self.model.now())
+            for limit in self.model.limits([*FIXED, *more])
+        }
+        assert dict(self.ledgers[kernel].standing([*FIXED, *more])) == expected
+
+    @invariant()
+    def no_limit_is_passed(self):
+        for kernel in ("k1", "k2"):
+            for limit in FIXED:
+                assert self.model.used(limit, kernel, self.model.now()) <= limit.cap
+
+    @invariant()
+    def sums_are_true(self):
+        if (self.folder / "ledger.db").exists():
+            assert_sums_are_true(self.folder / "ledger.db")
+
+
+TestLedgers = Ledgers.TestCase
+TestLedgers.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

@@ -1,0 +1,232 @@
+"""What every cache does, wherever it keeps its rows."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm_magic.cache import Cache
+from llm_magic.stores.disk import DiskCache
+from llm_magic.stores.memory import MemoryCache
+
+
+@pytest.fixture(params=["memory", "disk"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cache]:
+    def trouble(message: str, fix: str) -> None:
+        raise AssertionError(message)
+
+    made: Cache = (
+        MemoryCache()
+        if request.param == "memory"
+        else DiskCache(tmp_path / "cache", trouble=trouble)
+    )
+    yield made
+    made.close()
+
+
+def small(cache: Cache, tmp_path: Path, limit: int) -> Cache:
+    if isinstance(cache, MemoryCache):
+        return MemoryCache(limit)
+    return DiskCache(tmp_path / "small", limit=limit)
+
+
+def later() -> float:
+    """Waits until the clock shows another time."""
+    before = time.time()
+    while (now := time.time()) == before:
+        pass
+    return now
+
+
+class TestEveryCache:
+    def test_what_was_put_is_got(self, cache: Cache) -> None:
+        assert cache.get("a") is None
+        cache.put("a", b"one")
+        cache.put("b", bytes(range(256)) * 500)
+
+        assert cache.get("a") == b"one"
+        assert cache.get("b") == bytes(range(256)) * 500
+        assert cache.get("c") is None
+
+    def test_a_newer_row_takes_the_older_one_s_place(self, cache: Cache) -> None:
+        cache.put("a", b"old")
+        cache.put("a", b"new")
+
+        assert cache.get("a") == b"new"
+        assert cache.size().entries == 1
+
+    def test_the_empty_value_is_a_value(self, cache: Cache) -> None:
+        cache.put("a", b"")
+
+        assert cache.get("a") == b""
+
+    def test_a_deleted_row_is_gone_and_a_missing_one_no_error(self, cache: Cache) -> None:
+        cache.put("a", b"one")
+        cache.put("b", b"two")
+        cache.delete("a")
+        cache.delete("nothing")
+
+        assert cache.get("a") is None
+        assert cache.get("b") == b"two"
+        cache.put("a", b"again")
+        assert cache.get("a") == b"again"
+
+    def test_rows_come_the_last_used_first(self, cache: Cache) -> None:
+        before = time.time()
+        for key in "abc":
+            cache.put(key, key.encode())
+        cache.get("a")
+
+        rows = list(cache.rows())
+
+        assert [row.key for row in rows] == ["a", "c", "b"]
+        assert [row.value for row in rows] == [b"a", b"c", b"b"]
+        assert all(before - 1 <= row.used <= time.time() + 1 for row in rows)
+        assert [row.key for row in cache.rows(2)] == ["a", "c"]
+        assert list(cache.rows(0)) == []
+
+    def test_rows_may_be_deleted_while_they_are_listed(self, cache: Cache) -> None:
+        for number in range(300):
+            cache.put(str(number), b"x")
+
+        for row in cache.rows():
+            cache.delete(row.key)
+
+        assert cache.size().entries == 0
+
+    def test_drop_forgets_all(self, cache: Cache) -> None:
+        for key in "abc":
+            cache.put(key, b"x")
+
+        assert cache.drop() == 3
+        assert [cache.get(key) for key in "abc"] == [None] * 3
+        assert list(cache.rows()) == []
+        assert cache.drop() == 0
+
+    def test_drop_forgets_what_was_not_used_since(self, cache: Cache) -> None:
+        for key in "abc":
+            cache.put(key, b"x")
+        since = later()
+        later()
+        cache.get("b")
+        cache.put("d", b"x")
+
+        assert cache.drop(since) == 2
+        assert [cache.get(key) for key in "abcd"] == [None, b"x", None, b"x"]
+
+    def test_size_says_how_much_there_is(self, cache: Cache, tmp_path: Path) -> None:
+        nothing = cache.size()
+        assert nothing.entries == 0
+        for number in range(20):
+            cache.put(str(number), b"x" * 10_000)
+
+        size = cache.size()
+
+        assert size.entries == 20
+        assert 200_000 <= size.bytes <= 1_000_000
+        assert size.limit == nothing.limit > 1_000_000
+        assert size.place in ("memory", str(tmp_path / "cache"))
+
+    def test_the_least_recently_used_make_room(self, cache: Cache, tmp_path: Path) -> None:
+        little = small(cache, tmp_path, 600_000)
+        for number in range(60):
+            little.put(f"first {number}", b"x" * 5_000)
+        for number in range(10):
+            assert little.get(f"first {number}")
+        for number in range(80):
+            little.put(f"second {number}", b"x" * 5_000)
+
+        assert all(little.get(f"first {number}") for number in range(10))
+        assert not any(little.get(f"first {number}") for number in range(10, 30))
+        assert all(little.get(f"second {number}") for number in range(40, 80))
+        assert sum(len(row.value) for row in little.rows()) <= 600_000
+        little.close()
+
+    def test_a_row_that_is_too_large_is_not_kept_nor_the_older_one(
+        self, cache: Cache, tmp_path: Path
+    ) -> None:
+        little = small(cache, tmp_path, 200_000)
+        little.put("a", b"small")
+        little.put("b", b"small")
+        little.put("a", b"x" * 200_001)
+
+        assert little.get("a") is None
+        assert little.get("b") == b"small"
+        little.close()
+
+    def test_it_can_be_used_after_it_was_closed(self, cache: Cache) -> None:
+        cache.put("a", b"one")
+        cache.close()
+        cache.close()
+
+        assert cache.get("a") == b"one"
+        cache.put("b", b"two")
+        assert {row.key for row in cache.rows()} == {"a", "b"}
+
+    def test_it_does_what_a_dict_does(self, cache: Cache) -> None:
+        chance = random.Random(7)
+        model: dict[str, bytes] = {}
+        for _ in range(600):
+            key = f"key {chance.randrange(20)}"
+            match chance.randrange(8):
+                case 0:
+                    cache.delete(key)
+                    model.pop(key, None)
+                case 1 | 2 | 3:
+                    model[key] = chance.randbytes(chance.randrange(3000))
+                    cache.put(key, model[key])
+                case 4 if chance.random() < 0.05:
+                    assert cache.drop() == len(model)
+                    model.clear()
+                case 5 if chance.random() < 0.2:
+                    cache.close()
+                case _:
+                    assert cache.get(key) == model.get(key)
+        assert model
+        assert {row.key: row.value for row in cache.rows()} == model
+        assert cache.size().entries == len(model)
+
+    def test_threads_share_it(self, cache: Cache) -> None:
+        faults: list[BaseException] = []
+
+        def work(number: int) -> None:
+            try:
+                for turn in range(40):
+                    cache.put(f"{number} {turn}", f"{number} {turn}".encode() * 50)
+                    other = f"{(number + 1) % 6} {turn}"
+                    assert cache.get(other) in (None, other.encode() * 50)
+                    assert cache.get(f"{number} {turn}") == f"{number} {turn}".encode() * 50
+                    if turn == 20 and number == 0:
+                        cache.close()
+            except BaseException as error:
+                faults.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert faults == []
+        assert cache.size().entries == 240
+
+
+def test_memory_of_no_size_keeps_nothing() -> None:
+    cache = MemoryCache(0)
+    cache.put("a", b"")
+
+    assert cache.get("a") is None
+    assert cache.size() == (0, 0, 0, "memory")
+
+
+def test_memory_counts_what_it_gives_up() -> None:
+    cache = MemoryCache(100)
+    for number in range(50):
+        cache.put(str(number % 7), b"x" * (number % 30))
+        assert cache.size().bytes == sum(len(row.key) + len(row.value) for row in cache.rows())
+        assert cache.size().bytes <= 100
+    cache.drop()
+    assert cache.size().bytes == 0
