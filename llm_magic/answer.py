@@ -105,14 +105,14 @@ class Answer:
 
     def received(self) -> int:
         """Bytes of the answer, its reasoning included."""
-        return sum(len(self.text(kind).encode()) for kind in self.words)
+        return sum(_bytes(self.text(kind)) for kind in self.words)
 
     def counted(self) -> Usage:
         """The provider's own count, else an estimate of 4 bytes a token, marked as one."""
         if self.usage:
             return self.usage
         sent = sum(len(text_of(message).encode()) for message in self.request.messages)
-        reasoning = len(self.text("reasoning").encode())
+        reasoning = _bytes(self.text("reasoning"))
         return Usage(
             input_tokens=-(-sent // 4),
             output_tokens=-(-self.received() // 4),
@@ -134,6 +134,11 @@ class Answer:
             attempts=self.attempts,
             seconds=time.monotonic() - self._began,
         )
+
+
+def _bytes(text: str) -> int:
+    # Models do send half a surrogate pair.
+    return len(text.encode(errors="surrogatepass"))
 
 
 def _broken(answer: Answer) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from llm_magic.cache import dumps
+from llm_magic.entries import dumps
 from llm_magic.errors import QuotaExceeded
 from llm_magic.ledger import Amount, Full, Limit, Metric, dollars, nanos
 from llm_magic.prices import Prices

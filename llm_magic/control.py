@@ -8,9 +8,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_magic.cache import Row, describe
 from llm_magic.cassette import Cassette
 from llm_magic.desk import Desk, person
+from llm_magic.entries import Row, describe
 from llm_magic.errors import PromptError, StoreError
 from llm_magic.ledger import Limit, Line, Metric, Scope, dollars, nanos, summed
 from llm_magic.types import text_of
@@ -295,6 +295,12 @@ def cassette_prune(desk: Desk) -> Table:
     """Drops the recorded answers that this run has not used."""
     if desk.cassette is None:
         return cassette_status(desk)
+    recorded = desk.cassette.status()
+    if recorded and not any(each.used for each in recorded):
+        raise PromptError(
+            f"This run has used none of the {_answers(len(recorded))}; nothing was dropped.",
+            fix="Run all cells first, then: %llm_cassette prune",
+        )
     return Table((), (), note=f"{_answers(desk.cassette.prune())} dropped from the cassette.")
 
 

@@ -64,9 +64,7 @@ def use_demo_model() -> None:
     settings = session.settings
     settings.read_environment()
     replays = settings.mode == "replay"
-    if not (replays or settings.base_url == URL) and (
-        api_key() or settings.base_url != OPENAI_URL
-    ):
+    if not (replays or settings.base_url == URL) and (api_key() or settings.base_url != OPENAI_URL):
         print("Live: the answers come from a real server.")
         return
     if not replays and _server is None:
@@ -118,4 +116,5 @@ def run_in_terminal(path: Path) -> bool:
 
 if __name__ == "__main__":
     os.environ.setdefault("IPYTHONDIR", str(Path(".venv").resolve() / "ipython"))
-    sys.exit(not all([run_in_terminal(Path(each).resolve()) for each in sys.argv[1:]]))
+    notebooks = [Path(each).resolve() for each in sys.argv[1:]]
+    sys.exit(not all(run_in_terminal(each) for each in notebooks))

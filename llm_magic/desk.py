@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_magic.bounds import Terms, Worst, worst_case
-from llm_magic.cache import Cache, fingerprint
 from llm_magic.cassette import Cassette
+from llm_magic.entries import Cache, fingerprint
 from llm_magic.errors import QuotaExceeded, StoreError, StoreWarning
 from llm_magic.flight import Flights
 from llm_magic.holds import Quota
@@ -141,8 +141,9 @@ class Desk:
             quota = self.quota
         except StoreError:
             return
-        for each in saved:
-            quota.later(quota.ledger.saved, each)
+        # Handed over many at a time: waking the ledger's thread takes longer than a hit.
+        if saved:
+            quota.later(_note, quota.ledger, saved)
 
     @property
     def cache(self) -> Cache:
@@ -285,6 +286,11 @@ class Desk:
         if self._cache:
             self._cache[1].close()
             self._cache = None
+
+
+def _note(ledger: Ledger, saved: list[Saved]) -> None:
+    for each in saved:
+        ledger.saved(each)
 
 
 def _folder(chosen: str, kind: str) -> Path:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_magic.answer import Answer
 from llm_magic.bounds import Terms
-from llm_magic.cache import Fingerprint, fingerprint
 from llm_magic.decode import Event, Piece
+from llm_magic.entries import Fingerprint, fingerprint
 from llm_magic.errors import LLMError, ProviderError, ServerUnreachable, StreamBroken, UnknownModel
 from llm_magic.flight import Flights, Sink
 from llm_magic.holds import Hold, Quota

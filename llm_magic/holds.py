@@ -205,9 +205,11 @@ class Hold:
 
     def _cost(self, model: str, usage: Usage) -> Decimal | None:
         request, prices = self.worst.request, self.terms.prices
+        tier = request.fields.get("service_tier")
         # By the model that answered; a name that only the server knows has the price of the one
         # that was asked.
         for name in (model, request.model):
-            if (cost := prices.cost(name, request.base_url, usage)) is not None:
+            cost = prices.cost(name, request.base_url, usage, service_tier=tier)
+            if cost is not None:
                 return cost
         return None

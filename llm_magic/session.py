@@ -16,6 +16,7 @@ from typing import Any
 
 from llm_magic.desk import Desk, Wish
 from llm_magic.engine import Call, ask
+from llm_magic.entries import normalised
 from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.prompt import Content, messages
 from llm_magic.settings import LLMMagic, api_key
@@ -172,7 +173,7 @@ class Session:
         body = wire.body(request)
         cap, outlook = self.desk.outlook(request, body, wish)
         request = replace(request, max_tokens=cap)
-        return dry_run(request, wire.body(request), wire.address, outlook)
+        return dry_run(request, wire.body(request), normalised(request.base_url), outlook)
 
     def status(self, response: Response) -> str:
         """The line below an answer, with what is left of a budget."""

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from llm_magic.cache import (
+from llm_magic.cassette import Cassette
+from llm_magic.entries import (
     Cache,
     Entry,
     Fingerprint,
@@ -17,7 +18,6 @@ from llm_magic.cache import (
     pack,
     unpack,
 )
-from llm_magic.cassette import Cassette
 from llm_magic.errors import ReplayMissing, StoreError
 from llm_magic.types import Request, Response
 

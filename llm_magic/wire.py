@@ -57,7 +57,6 @@ class OpenAIWire:
         parts = urlsplit(base_url)
         # For messages: a name and password in the address stay out of every output.
         self.host = parts.netloc.rpartition("@")[2]
-        self.address = f"{parts.scheme}://{self.host}{parts.path}"
         self.base_url = base_url
         self._key = api_key
         self._local = is_local(base_url)

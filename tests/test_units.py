@@ -1,9 +1,11 @@
 """Amounts as people write and read them."""
 
 import time
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_magic.units import ago, clock, seconds, size, span, usd, whole_bytes
 
@@ -65,6 +67,16 @@ def test_no_size(text: str) -> None:
 )
 def test_usd(amount: str, expected: str) -> None:
     assert usd(Decimal(amount)) == expected
+
+
+@given(st.decimals(min_value="1e-12", max_value="1e9", allow_nan=False))
+def test_an_amount_in_words_is_near_and_never_an_exponent(amount: Decimal) -> None:
+    with localcontext(prec=3):
+        words = usd(amount)
+
+    assert "E" not in words
+    shown = Decimal(words.removeprefix("$").replace(",", ""))
+    assert abs(shown - amount) <= amount * Decimal("0.051")
 
 
 def test_a_price_that_is_not_known_is_said() -> None:

@@ -36,6 +36,7 @@ NOT_IN_KEY = frozenset(
 """Fields of a body that change neither the answer nor its price: how it travels, who asks."""
 
 _CHECK_BYTES = 16
+_WHOLE = frozenset({"stop", "tool_calls"})
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -80,7 +81,8 @@ def sign(body: Mapping[str, Any], base_url: str) -> Fingerprint:
 
 def dumps(value: Any) -> bytes:
     """Compact JSON: the same value in the same order gives the same bytes."""
-    return _encode(value).encode()
+    # Models do send half a surrogate pair; an answer that is paid for is kept as it is.
+    return _encode(value).encode(errors="surrogatepass")
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -165,24 +167,16 @@ class Entry:
             ValueError: They are not those of an entry.
         """
         try:
-            cost = plain.get("cost")
-            entry = cls(
-                text=plain["text"],
-                reasoning=plain.get("reasoning", ""),
-                model=plain["model"],
-                finish_reason=plain["finish_reason"],
-                usage=Usage(**plain["usage"]),
-                cost=None if cost is None else Decimal(cost),
-                seconds=float(plain.get("seconds", 0.0)),
-                time=float(plain.get("time", 0.0)),
-            )
+            cost, text, finish = plain.get("cost"), plain["text"], plain["finish_reason"]
+            model, reasoning = plain["model"], plain.get("reasoning", "")
+            usage = Usage(**plain["usage"])
+            price = None if cost is None else Decimal(cost)
+            seconds, time = float(plain.get("seconds", 0.0)), float(plain.get("time", 0.0))
         except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"no stored answer: {error}") from None
-        if not all(
-            type(words) is str for words in (entry.text, entry.reasoning, entry.model)
-        ) or entry.finish_reason not in ("stop", "tool_calls"):
+        if not (type(text) is type(reasoning) is type(model) is str) or finish not in _WHOLE:
             raise ValueError("no whole answer")
-        return entry
+        return cls(text, model, finish, usage, reasoning, price, seconds, time)
 
 
 def pack(print_: Fingerprint, entry: Entry) -> bytes:
@@ -193,9 +187,20 @@ def pack(print_: Fingerprint, entry: Entry) -> bytes:
 
 def unpack(print_: Fingerprint, row: bytes) -> Entry | None:
     """The answer in a row; None where the row is damaged or of another request."""
+    return _unpacked(print_.key, print_.canonical, row)
+
+
+# By the bytes of the row, so that what was read once is never older than what is stored.
+@lru_cache(maxsize=128)
+def _unpacked(key: str, expected: bytes, row: bytes) -> Entry | None:
     try:
-        canonical, entry = _opened(print_.key, row)
-        return Entry.of(json.loads(entry)) if canonical == print_.canonical else None
+        canonical, entry = _opened(key, row)
+        # As text: json would first look in which Unicode the bytes are.
+        return (
+            Entry.of(json.loads(entry.decode(errors="surrogatepass")))
+            if canonical == expected
+            else None
+        )
     except ValueError:
         return None
 
@@ -204,7 +209,8 @@ def describe(key: str, row: bytes) -> tuple[dict[str, Any], Entry] | None:
     """The canonical request and the answer of a row, for a listing; None where it is damaged."""
     try:
         canonical, entry = _opened(key, row)
-        return json.loads(canonical), Entry.of(json.loads(entry))
+        request, answer = (each.decode(errors="surrogatepass") for each in (canonical, entry))
+        return json.loads(request), Entry.of(json.loads(answer))
     except ValueError:
         return None
 
