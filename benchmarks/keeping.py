@@ -167,13 +167,11 @@ def ledger(processes: int) -> None:
     for each in started:
         assert each.stdout
         each.stdout.readline()
-    medians = []
     for each in started:
         assert each.stdin
         each.stdin.write("go\n")
         each.stdin.flush()
-    for each in started:
-        medians.append(float(each.communicate()[0]))
+    medians = [float(each.communicate()[0]) for each in started]
     value = statistics.median(medians) * 1e6
     print(f"reserve + settle, {processes} processes: {value:.0f} us (bound 1,000 us)")
 

@@ -182,12 +182,15 @@ def test_an_old_answer_is_asked_anew_where_that_is_set(
 def test_only_whole_answers_are_kept(
     name: str, terminal: Terminal, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.3")
-    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.3")
     monkeypatch.setenv("LLM_MAGIC_RETRIES", "0")
+    if "stall" in name:
+        monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.3")
+        monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.3")
     server.enqueue(FAULTS[name])
 
     failed = terminal.run("%llm -m scripted-model Hello")
+    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "5")
+    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "5")
     kept = rows_on_disk()
     again = terminal.run("%llm -m scripted-model Hello")
 

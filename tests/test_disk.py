@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 import diskcache
 import pytest
 
-from llm_magic.cache import Entry, fingerprint, pack, unpack
+from llm_magic.entries import Entry, fingerprint, pack, unpack
 from llm_magic.errors import StoreWarning
 from llm_magic.stores import disk, folder, reader, writer
 from llm_magic.stores.cache_file import CacheFile
@@ -94,6 +95,12 @@ def plant(place: Path, key: object, **columns: object) -> None:
 
 def files(place: Path) -> set[str]:
     return {each.name for each in place.iterdir()}
+
+
+def asides(place: Path) -> list[str]:
+    """Files that were set aside, without what lies beside them."""
+    sides = ("-wal", "-shm", "-journal")
+    return [name for name in files(place) if ".set-aside-" in name and not name.endswith(sides)]
 
 
 def fully(cache: DiskCache) -> bool:
@@ -208,6 +215,17 @@ def test_uses_are_written_at_the_end(place: Path) -> None:
     assert after == before
 
 
+def test_uses_are_written_with_the_next_row(place: Path) -> None:
+    before = uses(place)
+    cache = DiskCache(place)
+    cache.get("old 3")
+    cache.put("new", b"x")
+
+    assert uses(place)["old 3"] > before["old 3"]
+    assert cache._marks == {}
+    cache.close()
+
+
 def test_uses_are_written_once_there_are_many(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "MARKS", 10)
     before = uses(place)
@@ -287,6 +305,48 @@ def test_a_lowered_limit_is_reached_by_and_by(tmp_path: Path) -> None:
     little.close()
 
 
+def test_a_limit_below_the_smallest_file_costs_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    culls = []
+    real = diskcache.Cache._cull
+    monkeypatch.setattr(
+        diskcache.Cache, "_cull", lambda *args, **limit: culls.append(limit) or real(*args, **limit)
+    )
+    cache = DiskCache(tmp_path / "cache", limit=20_000)
+    for number in range(5):
+        cache.put(str(number), b"x" * 9_000)
+
+    assert 5 <= len([limit for limit in culls if limit]) <= 15
+    cache.close()
+
+
+def test_many_rows_are_listed_once_each_though_used_at_one_time(place: Path) -> None:
+    cache = DiskCache(place)
+    for number in range(600):
+        cache.put(str(number), b"x")
+    cache.close()
+    sql(place, "UPDATE Cache SET access_time = 1e9 WHERE rowid % 5 > 0")
+    sql(place, "UPDATE Cache SET access_time = 2e9 WHERE key = '17'")
+
+    rows = list(cache.rows())
+
+    assert len(rows) == len({row.key for row in rows}) == 620
+    assert rows[0].key == "17"
+    assert [row.used for row in rows] == sorted((row.used for row in rows), reverse=True)
+    assert len(list(cache.rows(450))) == 450
+    cache.close()
+
+
+def test_looks_and_listings_go_by_an_index(place: Path) -> None:
+    looks = sql(place, f"EXPLAIN QUERY PLAN {reader._FIND}", ("a",))
+    listings = sql(place, f"EXPLAIN QUERY PLAN {reader._LIST}", (1.0, 1, 1))
+
+    assert "USING INDEX Cache_key_raw (key=? AND raw=?)" in looks[0][3]
+    assert "USING INDEX Cache_access_time" in listings[0][3]
+    assert len(looks) == len(listings) == 1
+
+
 def test_a_look_needs_no_diskcache_import_where_there_is_no_file(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -304,7 +364,8 @@ def test_a_cache_that_was_forgotten_closes(place: Path) -> None:
     del cache
     gc.collect()
 
-    assert files(place) == {"cache.db"}
+    # For which SQLite wants to be alone.
+    assert sql(place, "PRAGMA journal_mode = delete") == [("delete",)]
 
 
 def test_without_a_listener_trouble_is_a_warning(tmp_path: Path) -> None:
@@ -506,7 +567,7 @@ def test_a_file_with_what_no_cache_has_is_set_aside_unread(
     assert works(cache)
 
     assert [cache.get(f"old {number}") for number in range(20)] == [None] * 20
-    (aside,) = [name for name in files(place) if ".set-aside-" in name]
+    (aside,) = asides(place)
     assert "has what a cache never has" in told.only
     assert aside in told.only
     assert str(place / "cache.db") in told.only
@@ -542,7 +603,7 @@ def test_what_the_file_says_of_settings_does_not_count(
     assert fully(cache)
     assert all(cache.get(str(number)) == b"x" * 1000 for number in range(50))
     assert works(cache)
-    assert files(place) == {"cache.db"}
+    assert asides(place) == []
     assert sql(place, "PRAGMA journal_mode") == [("wal",)]
     assert told == []
 
@@ -617,6 +678,17 @@ def test_a_journal_that_would_be_rolled_back_is_not(place: Path, told: Troubles)
     assert "is damaged" in told.only
 
 
+def test_a_writer_that_meets_such_settings_does_not_mind(place: Path) -> None:
+    for key, value in (("get", "x"), ("disk_put", 1), ("sqlite_user_version", 7), ("x", 1)):
+        sql(place, "INSERT INTO Settings VALUES (?, ?)", (key, value))
+    plain = writer.Writer(str(place / "cache.db"), 10**9)
+
+    assert plain.get("old 3") == old(3)
+    assert not hasattr(plain, "x")
+    plain.close()
+    assert sql(place, "PRAGMA user_version") == [(0,)]
+
+
 def test_an_unknown_use_of_diskcache_is_refused(place: Path) -> None:
     """The rest of diskcache is still there, and has nothing to pickle with."""
     plant(place, "bad", mode=4, value=b"x")
@@ -686,8 +758,8 @@ def test_a_locked_file_is_read_and_what_is_new_is_written_later(
     with locked(place, kind):
         began = time.monotonic()
         assert fully(cache)
-        cache.put("a", b"one")
         assert told == []
+        cache.put("a", b"one")
         cache.put("b", b"two")
         cache.delete("old 3")
         # diskcache alone would try for a minute at each.
@@ -732,11 +804,10 @@ def test_a_file_known_to_be_locked_is_left_alone_for_a_while(
     assert all(DiskCache(place).get(str(number)) == b"x" for number in range(10))
 
 
-def test_what_is_still_locked_at_the_end_is_told(place: Path, told: Troubles) -> None:
+def test_what_is_still_locked_at_the_end_is_kept_in_memory(place: Path, told: Troubles) -> None:
     cache = DiskCache(place, trouble=told)
     with locked(place):
         cache.put("a", b"one")
-        assert told == []
         cache.close()
         assert "locked" in told.only
         assert cache.get("a") == b"one"
@@ -806,10 +877,10 @@ def mounted(place: Path, *arguments: str) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB."""
+    """A disk of 4 MB."""
     place = tmp_path / "small disk"
     place.mkdir()
-    with mounted(place, "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs"):
+    with mounted(place, "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs"):
         yield place
 
 
@@ -874,6 +945,26 @@ def test_a_disk_was_full_before(small_disk: Path, told: Troubles) -> None:
     assert fully(other)
     assert len(told) == 1
     other.close()
+
+
+def test_what_was_read_off_a_full_disk_is_read_anew_once_there_is_room(
+    small_disk: Path, told: Troubles
+) -> None:
+    cache = DiskCache(small_disk / "cache")
+    for number in range(20):
+        cache.put(f"old {number}", old(number))
+    cache.close()
+    film = fill(small_disk)
+    cache = DiskCache(small_disk / "cache", trouble=told)
+    assert fully(cache)
+    film.unlink()
+
+    cache.put("a", b"one")
+
+    assert cache.get("a") == b"one"
+    assert fully(cache)
+    assert told == []
+    cache.close()
 
 
 def test_a_full_disk_without_a_cache(small_disk: Path, told: Troubles) -> None:
@@ -987,7 +1078,7 @@ def test_a_damaged_file_is_set_aside(place: Path, told: Troubles, damage: str, f
     assert fully(cache)
     cache.close()
     assert fully(DiskCache(place))
-    (aside,) = [name for name in files(place) if ".set-aside-" in name]
+    (aside,) = asides(place)
     assert (place / aside).read_bytes()[:40] == damaged[:40]
     assert aside in told.only
     assert aside in told[0][1]
@@ -999,7 +1090,7 @@ def test_an_empty_file_is_an_empty_cache(place: Path, told: Troubles) -> None:
 
     assert cache.get("old 3") is None
     assert works(cache)
-    assert files(place) == {"cache.db"}
+    assert asides(place) == []
     assert told == []
 
 
@@ -1030,6 +1121,42 @@ def test_flipped_pages_give_right_answers_or_none(tmp_path: Path, seed: int) -> 
     cache.size()
 
     assert works(cache)
+
+
+def test_damage_is_seen_for_what_it_is_while_another_error_is_handled(
+    place: Path, told: Troubles
+) -> None:
+    (place / "cache.db").write_bytes(os.urandom(50_000))
+    cache = DiskCache(place, trouble=told)
+    try:
+        raise ConnectionError(104, "the user's own")
+    except ConnectionError:
+        assert works(cache)
+
+    assert "is damaged" in told.only
+
+
+@pytest.mark.parametrize("first", ["get", "put", "rows"])
+def test_a_fault_keeps_no_connection_open(place: Path, told: Troubles, first: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        content = bytearray((place / "cache.db").read_bytes())
+        content[4096:] = os.urandom(len(content) - 4096)
+        (place / "cache.db").write_bytes(content)
+        cache = DiskCache(place, trouble=told)
+        if first == "get":
+            cache.get("old 3")
+        elif first == "rows":
+            list(cache.rows())
+        cache.put("a", b"one")
+        with locked(place):
+            cache.put("b", b"two")
+        cache.close()
+        assert told
+        assert not list(reader._open)
+    finally:
+        gc.enable()
 
 
 def test_damage_under_an_open_cache_is_noticed(place: Path, told: Troubles) -> None:
@@ -1065,9 +1192,23 @@ def test_of_two_kernels_one_sets_a_damaged_file_aside(place: Path, told: Trouble
 
     assert one.get("b") == b"two"
     assert two.get("a") == b"one"
-    assert len([name for name in files(place) if ".set-aside-" in name]) == 1
+    assert len(asides(place)) == 1
     assert len(told) == 1
     one.close()
+    two.close()
+
+
+def test_a_file_that_another_kernel_has_just_made_is_not_set_aside(place: Path) -> None:
+    cache = DiskCache(place)
+    cache.put("a", b"one")
+    reader.set_aside(place / "cache.db")
+    two = DiskCache(place)
+    two.put("b", b"two")
+
+    assert cache._file.set_aside() is None
+    assert two.get("b") == b"two"
+    assert cache.get("b") == b"two"
+    cache.close()
     two.close()
 
 
@@ -1076,7 +1217,7 @@ def test_several_files_are_set_aside_under_several_names(place: Path) -> None:
         (place / "cache.db").write_bytes(os.urandom(5_000))
         assert works(DiskCache(place, trouble=Troubles()))
 
-    assert len([name for name in files(place) if ".set-aside-" in name]) == 3
+    assert len(asides(place)) == 3
 
 
 # Files that go.
@@ -1278,6 +1419,7 @@ def test_eight_processes_begin_one_cache(tmp_path: Path) -> None:
     assert {row.key for row in cache.rows()} == {
         f"{process} {number}" for process in range(8) for number in range(20)
     }
+    cache.put("last", b"x")
     cache.close()
     assert files(tmp_path / "cache") == {"cache.db"}
 
@@ -1346,6 +1488,25 @@ def test_a_forked_process_has_connections_of_its_own(place: Path, told: Troubles
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX forks")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_listing_goes_on_after_a_fork(place: Path) -> None:
+    cache = DiskCache(place)
+    listing = cache.rows()
+    next(listing)
+    child = os.fork()
+    if not child:
+        ok = False
+        try:
+            ok = len(list(listing)) == 19
+        finally:
+            os._exit(0 if ok else 1)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(list(listing)) == 19
+    cache.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX forks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_fork_while_others_work_leaves_no_lock_behind(place: Path) -> None:
     cache = DiskCache(place)
     stop = threading.Event()
@@ -1375,6 +1536,82 @@ def test_a_fork_while_others_work_leaves_no_lock_behind(place: Path) -> None:
         stop.set()
         for thread in threads:
             thread.join()
+    assert sql(place, "PRAGMA integrity_check") == [("ok",)]
+    cache.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists open files")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_no_file_of_its_parent_s_open(place: Path) -> None:
+    cache = DiskCache(place)
+    cache.put("large", b"x" * 20_000_000)
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            assert cache.get("large")
+
+    def opened() -> list[str]:
+        names = []
+        for each in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                names.append(each.readlink().name)
+        return [name for name in names if name.startswith("cache.db")]
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        while not opened():
+            time.sleep(0)
+        for _ in range(5):
+            child = os.fork()
+            if not child:
+                os._exit(len(opened()))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+    assert fully(cache)
+    assert opened()
+    cache.close()
+    assert not opened()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX has timers")
+def test_interrupts_at_any_moment_leave_it_usable(place: Path, told: Troubles) -> None:
+    chance = random.Random(3)
+    hits = 0
+    armed = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal hits
+        if armed:
+            hits += 1
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    cache = DiskCache(place, trouble=told)
+    try:
+        for number in range(400):
+            with suppress(KeyboardInterrupt):
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 5e-4))
+                cache.put(f"key {number}", f"key {number}".encode() * 300)
+                cache.get(f"old {number % 20}")
+                if number % 20 == 0:
+                    cache.close()
+            armed = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert hits > 20
+    assert told == []
+    assert fully(cache)
+    assert works(cache)
+    rows = {row.key: row.value for row in cache.rows()}
+    assert len(rows) > 300
+    assert all(value == key.encode() * 300 for key, value in rows.items() if key.startswith("key"))
     assert sql(place, "PRAGMA integrity_check") == [("ok",)]
     cache.close()
 

@@ -105,6 +105,23 @@ def test_a_readable_folder_with_only_our_files_is_closed(
 
 
 @posix
+def test_a_folder_that_will_not_be_closed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "ours"
+    place.mkdir()
+    place.chmod(0o755)
+    monkeypatch.setattr(Path, "chmod", lambda path, mode: None)
+    assert "mode 0755" in refusal(place).args[0]
+
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert "mode 0755" in refusal(place).args[0]
+
+
+@posix
 def test_a_readable_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     place = tmp_path / "project"
     place.mkdir()

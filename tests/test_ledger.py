@@ -34,6 +34,7 @@ YEAR = 365 * DAY
 START = 1_700_000_000 * SECOND
 
 ONE = Amount(requests=1)
+PATIENCE = 60.0
 CALM = Limit("user", "requests", 10**6, 3600.0)
 
 
@@ -952,6 +953,31 @@ def test_a_file_that_is_no_ledger_is_refused_until_it_is_set_aside(make, path, h
     ]
     assert re.fullmatch(r"ledger\.db\.\d{8}-\d{6}-\d{9}", aside.name)
     assert aside.read_bytes() == harmed
+
+
+def test_a_file_that_another_process_makes_meanwhile_is_not_taken_for_a_strange_one(
+    make, monkeypatch
+):
+    other = make("other")
+
+    class Slow(sqlite3.Connection):
+        """Lets another process in between any two statements of an opening."""
+
+        def execute(self, sql, *values):
+            found = super().execute(sql, *values)
+            if "user_version" in sql:
+                monkeypatch.setattr(sqlite3, "connect", connect)
+                with suppress(StoreError):
+                    other.hold(Claim("other", ONE), [])
+            return found
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Slow)
+    )
+    ledger = make("k1", busy_timeout=PATIENCE)
+    assert ledger.hold(Claim("a", ONE), []) == "held"
+    assert other.hold(Claim("b", ONE), []) == "held"
 
 
 def test_setting_aside_what_is_not_there_starts_a_ledger(ledger):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_magic.cache import Cache
+from llm_magic.entries import Cache
 from llm_magic.stores.disk import DiskCache
 from llm_magic.stores.memory import MemoryCache
 

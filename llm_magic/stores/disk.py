@@ -79,7 +79,6 @@ class DiskCache:
         self._marks: dict[str, float] = {}
         self._marks_at, self._mark_at = MARKS, time.time() + MARK_SECONDS
         self._retry_at = self._blind_until = 0.0
-        self._locked = 0
 
     def get(self, key: str) -> bytes | None:
         """The row of a key."""
@@ -184,7 +183,7 @@ class DiskCache:
                 # Somebody is just beginning the file.
                 return None
             self._file.disconnect()
-            if not self._work_around(fault, patient=True):
+            if not self._work_around(fault, reading=True):
                 self._blind_until = time.monotonic() + RETRY
             return None
 
@@ -209,7 +208,7 @@ class DiskCache:
                 return
             except _FAULTS as error:
                 fault = error.with_traceback(None)
-            if not self._work_around(fault, patient=not at_last):
+            if not self._work_around(fault):
                 return
 
     def _drain(self) -> None:
@@ -225,7 +224,6 @@ class DiskCache:
             if time.monotonic() > until:
                 break
         self._late = bool(self._gone or self._waiting.size().entries)
-        self._locked = 0
 
     def _used(self) -> list[tuple[float, str]]:
         return [(used, key) for key, used in list(self._marks.items())]
@@ -249,7 +247,7 @@ class DiskCache:
         finally:
             self._lock.release()
 
-    def _work_around(self, fault: Exception, *, patient: bool = False) -> bool:
+    def _work_around(self, fault: Exception, *, reading: bool = False) -> bool:
         """Sees to it that the fault does no harm; returns whether to try again at once."""
         self._retry_at = time.monotonic() + RETRY
         if isinstance(fault, StoreError):
@@ -263,9 +261,8 @@ class DiskCache:
         if kind != "locked":
             # With all closed, the log is written back and gives up its room.
             self._file.let_go()
-        self._locked += 1
-        # One other long write is no news.
-        if kind != "locked" or self._locked > 1 or not patient:
+        # A put that was made to wait has more to tell than a get.
+        if kind != "locked" or not reading:
             self._tell(kind, *_words(kind, folder / reader.NAME, why))
         return False
 

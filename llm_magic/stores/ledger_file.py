@@ -58,7 +58,7 @@ SCHEMA = (
 )
 
 _SHORTEST, _LONGEST = 0.002, 0.016
-"""Seconds between two tries at a lock, doubled from the one to the other. SQLite's own waiting grows
+"""Seconds between two tries at a lock, doubled up to the second. SQLite's own waiting grows
 to 0.1 s a try, by which one of many busy processes can go without its turn for a second; 0.0005 s
 cost a third of what eight processes got done on two cores."""
 
@@ -191,8 +191,9 @@ class LedgerFile:
         )
         try:
             db.execute("PRAGMA trusted_schema = OFF")
-            # Before anything is changed: the file may be somebody else's.
-            version = self._version(db)
+            # Before anything is changed: the file may be somebody else's. In one glance: another
+            # process may be making it.
+            version = self._glance(db, self._version)
             db.execute("PRAGMA journal_mode = WAL")
             # What is committed outlives the process, whatever kills it; a power cut can take the
             # last seconds. FULL would wait for the disk at every step, 3.5 ms each on a plain SSD.

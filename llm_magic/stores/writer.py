@@ -19,7 +19,7 @@ from diskcache.core import DEFAULT_SETTINGS, METADATA, MODE_RAW
 
 from llm_magic.stores.reader import Schema
 
-PATIENCE = 0.25
+PATIENCE = 0.5
 """Seconds that a write waits for another process's write."""
 
 _EVICTED_AT_ONCE = 10
@@ -184,6 +184,7 @@ class Writer(diskcache.Cache):  # type: ignore[misc]
     def _whole(self) -> Iterator[sqlite3.Connection]:
         """One transaction, of which a fault leaves nothing: no rows, and no open end."""
         fault: BaseException | None = None
+        self._tidy()
         try:
             with self.transact():
                 yield self._con
@@ -191,12 +192,16 @@ class Writer(diskcache.Cache):  # type: ignore[misc]
             # That is what it makes of every fault of a beginning, a full disk as well.
             fault = error.__context__ or sqlite3.OperationalError("no transaction")
         finally:
-            self._txn_id = None
-            if self._con.in_transaction:
-                with suppress(sqlite3.Error):
-                    self._con.execute("ROLLBACK")
+            self._tidy()
         if fault:
             raise fault
+
+    def _tidy(self) -> None:
+        """Ends a transaction that a failed commit, or an interrupt, has left open."""
+        self._txn_id = None
+        if self._con.in_transaction:
+            with suppress(sqlite3.Error):
+                self._con.execute("ROLLBACK")
 
     def keep(self, key: str, value: bytes, used: Iterable[tuple[float, str]]) -> None:
         """Writes a row and when others were used, and makes room.
