@@ -25,8 +25,13 @@ check: .venv/.dev  ## format, lint, types, layers, spelling
 lab: .venv/.lab  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-bench: .venv/.dev  ## ratios against a bare openai loop
+bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop, and other libraries' caches
 	$(BIN)/python benchmarks/line.py
+	$(BIN)/python benchmarks/keeping.py
+
+.venv/peers: benchmarks/peers.txt | .venv/.dev
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 
 # Asked once, so that the cassettes are complete; saved as they replay, which is always the same.
 notebooks: .venv/.dev  ## run the notebooks anew and save their outputs

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from llm_magic import control
 from llm_magic import options as line_options
-from llm_magic.desk import Desk
 from llm_magic.errors import PromptError
 from llm_magic.session import current
-from llm_magic.views.tables import Table
+
+if TYPE_CHECKING:
+    from llm_magic.desk import Desk
+    from llm_magic.views.tables import Table
 
 
 @magics_class
@@ -53,6 +54,8 @@ class AdminMagics(Magics):
             %llm_quota --usd 2 --per kernel
             %llm_quota --usd 5 --per 1d --scope user
         """
+        from llm_magic import control
+
         chosen = line_options.parse_words(self.llm_quota.parser, line)
         if chosen.per and not (chosen.requests or chosen.tokens or chosen.usd):
             raise PromptError(
@@ -71,6 +74,8 @@ class AdminMagics(Magics):
     @line_magic
     def llm_usage(self, line: str) -> Table:
         """What was spent and what the cache saved. As a frame: llm_magic.usage()."""
+        from llm_magic import control
+
         chosen = line_options.parse_words(self.llm_usage.parser, line)
         return control.usage(self._desk, chosen.by)
 
@@ -86,6 +91,8 @@ class AdminMagics(Magics):
     @line_magic
     def llm_cache(self, line: str) -> Table:
         """The answers that are kept on disk."""
+        from llm_magic import control
+
         chosen = line_options.parse_words(self.llm_cache.parser, line)
         cache = control.CacheControl(self._desk)
         if chosen.do == "prune":
@@ -107,6 +114,8 @@ class AdminMagics(Magics):
             %llm_cassette status
             %llm_cassette prune
         """
+        from llm_magic import control
+
         chosen = line_options.parse_words(self.llm_cassette.parser, line)
         desk = self._desk
         if chosen.file == "status":

@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from llm_magic import control
-from llm_magic.desk import Desk, Wish
+from llm_magic.desk import Desk
 from llm_magic.prompt import Content, check_text
 from llm_magic.session import Session, current
-from llm_magic.types import Request, Response
+from llm_magic.types import Request, Response, Wish
 from llm_magic.values import ImageValue, to_prompt
 from llm_magic.views import Feed
 from llm_magic.views.tables import Table

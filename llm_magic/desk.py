@@ -9,7 +9,7 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,11 @@ from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
 from llm_magic.prices import Prices
 from llm_magic.settings import LLMMagic
 from llm_magic.shelf import Shelf
-from llm_magic.types import Request, Response
+from llm_magic.types import Request, Response, Wish
 from llm_magic.units import seconds, usd
 
 _SAVED_AT_ONCE = 64
 _DAY = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How the user wants one call to be made.
-
-    Attributes:
-        fresh: Ask, whatever is stored, and store the new answer.
-        no_cache: Neither look up nor store.
-        max_cost: The most that it may come to, in USD.
-    """
-
-    fresh: bool = False
-    no_cache: bool = False
-    max_cost: Decimal | None = None
 
 
 class Desk:

@@ -11,10 +11,9 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from llm_magic import options as line_options
 from llm_magic.admin import AdminMagics
-from llm_magic.desk import Wish
 from llm_magic.errors import PromptError
 from llm_magic.session import Session, current
-from llm_magic.types import Request, Response
+from llm_magic.types import Request, Response, Wish
 
 
 @magics_class

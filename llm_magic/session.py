@@ -12,18 +12,19 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llm_magic.desk import Desk, Wish
-from llm_magic.engine import Call, ask
-from llm_magic.entries import normalised
 from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.prompt import Content, messages
 from llm_magic.settings import LLMMagic, api_key
-from llm_magic.types import Request, Response, Usage
+from llm_magic.types import Request, Response, Usage, Wish
 from llm_magic.views import Feed, Silent, View, show_responses
 from llm_magic.watch import Limits
 from llm_magic.wire import OpenAIWire
+
+if TYPE_CHECKING:
+    from llm_magic.desk import Desk
+    from llm_magic.engine import Call
 
 _SILENT = Silent()
 _AS_USUAL = Wish()
@@ -42,14 +43,25 @@ class Session:
         self.shell = shell
         self.settings = LLMMagic(parent=shell)
         self.pid = os.getpid()
-        self.desk = Desk(self.settings)
         self.routes: dict[str, str] = {}
         self._wires: dict[tuple[str, str], OpenAIWire] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._desk: Desk | None = None
         self._lock = threading.Lock()
         self._shown: weakref.WeakKeyDictionary[Response, int] = weakref.WeakKeyDictionary()
         if shell is not None:
             show_responses(shell, self.on_screen)
+
+    @property
+    def desk(self) -> Desk:
+        """The stores and limits; with the engine, not imported before the first call."""
+        if self._desk is None:
+            from llm_magic.desk import Desk
+
+            with self._lock:
+                if self._desk is None:
+                    self._desk = Desk(self.settings)
+        return self._desk
 
     def request(
         self,
@@ -149,6 +161,8 @@ class Session:
         Raises:
             LLMError: It cannot even be started: no key, no ledger, no prices.
         """
+        from llm_magic.engine import Call
+
         settings, desk, cell = self.settings, self.desk, self.cell
         call = Call(
             limits=Limits(settings.timeout, settings.stall_timeout, settings.retries),
@@ -160,6 +174,8 @@ class Session:
         return self._run(self._counted(request, feed, call, cell))
 
     async def _counted(self, request: Request, feed: Feed, call: Call, cell: str) -> Response:
+        from llm_magic.engine import ask
+
         response = await ask(request, wire=self.wire(request), sink=feed, call=call)
         if response.cached:
             self.desk.saved(response, cell)
@@ -167,6 +183,7 @@ class Session:
 
     def dry_run(self, request: Request, wish: Wish) -> str:
         """What would be sent, what it can come to, and whether the answer is there already."""
+        from llm_magic.entries import normalised
         from llm_magic.views.report import dry_run
 
         wire = self.wire(request)
@@ -206,7 +223,7 @@ class Session:
         if self.pid != os.getpid():
             return
         if loop is None or loop.is_closed():
-            self.desk.close()
+            self._close_desk()
             return
         wires, self._wires = list(self._wires.values()), {}
         done = asyncio.run_coroutine_threadsafe(_shut_down(wires), loop)
@@ -214,7 +231,11 @@ class Session:
         with contextlib.suppress(TimeoutError):
             done.result(2)
         loop.call_soon_threadsafe(loop.stop)
-        self.desk.close()
+        self._close_desk()
+
+    def _close_desk(self) -> None:
+        if self._desk:
+            self._desk.close()
 
     def _run(self, call: Coroutine[Any, Any, Response]) -> Future[Response]:
         with self._lock:

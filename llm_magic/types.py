@@ -1,4 +1,4 @@
-"""The plain data that passes between the layers: Message, Request, Response, Usage."""
+"""The plain data that passes between the layers: Message, Request, Response, Usage, Wish."""
 
 from __future__ import annotations
 
@@ -128,3 +128,18 @@ class Response:
         if self.attempts > 1:
             parts.append(f"{self.attempts} attempts")
         return " · ".join([*parts, f"{self.seconds:.1f} s"])
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How the user wants one call to be made.
+
+    Attributes:
+        fresh: Ask, whatever is stored, and store the new answer.
+        no_cache: Neither look up nor store.
+        max_cost: The most that it may come to, in USD.
+    """
+
+    fresh: bool = False
+    no_cache: bool = False
+    max_cost: Decimal | None = None

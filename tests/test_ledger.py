@@ -961,15 +961,14 @@ def test_a_file_that_another_process_makes_meanwhile_is_not_taken_for_a_strange_
     other = make("other")
 
     class Slow(sqlite3.Connection):
-        """Lets another process in between any two statements of an opening."""
+        """Lets another process in while the file is looked at."""
 
         def execute(self, sql, *values):
-            found = super().execute(sql, *values)
-            if "user_version" in sql:
+            if "sqlite_master" in sql:
                 monkeypatch.setattr(sqlite3, "connect", connect)
                 with suppress(StoreError):
                     other.hold(Claim("other", ONE), [])
-            return found
+            return super().execute(sql, *values)
 
     connect = sqlite3.connect
     monkeypatch.setattr(
