@@ -783,9 +783,9 @@ def test_a_locked_file_is_read_and_what_is_new_is_written_later(
 
 
 def test_a_file_known_to_be_locked_is_left_alone_for_a_while(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
 ) -> None:
-    cache = DiskCache(place)
+    cache = DiskCache(place, trouble=told)
     tries = []
     real = CacheFile.writer
     monkeypatch.setattr(
@@ -832,10 +832,10 @@ def test_a_file_that_is_locked_against_reading_too_is_missed(place: Path, told: 
 
 @pytest.mark.usefixtures("at_once")
 def test_no_more_waits_in_memory_than_is_allowed(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
 ) -> None:
     monkeypatch.setattr(disk, "WAITING", 50_000)
-    cache = DiskCache(place)
+    cache = DiskCache(place, trouble=told)
     monkeypatch.setattr(disk, "RETRY", 3600.0)
     with locked(place):
         for number in range(20):
@@ -1577,43 +1577,66 @@ def test_a_forked_process_has_no_file_of_its_parent_s_open(place: Path) -> None:
     assert not opened()
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX has timers")
-def test_interrupts_at_any_moment_leave_it_usable(place: Path, told: Troubles) -> None:
-    chance = random.Random(3)
-    hits = 0
+def test_a_transaction_that_an_interrupt_left_open_is_ended(place: Path) -> None:
+    plain = writer.Writer(str(place / "cache.db"), 10**9)
+    plain._con.execute("BEGIN IMMEDIATE")
+    plain._con.execute("DELETE FROM Cache")
+    plain._txn_id = threading.get_ident()
+
+    plain.keep("a", b"one", [])
+
+    assert plain._txn_id is None
+    assert fully(DiskCache(place))
+    assert DiskCache(place).get("a") == b"one"
+    plain.close()
+
+
+INTERRUPTED = """
+import random, signal, sys
+from contextlib import suppress
+from pathlib import Path
+from llm_magic.stores.disk import DiskCache
+
+chance, hits, armed, told = random.Random(3), 0, False, []
+
+def interrupt(number, frame):
+    global hits
+    if armed:
+        hits += 1
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+cache = DiskCache(Path(sys.argv[1]), trouble=lambda *words: told.append(words))
+for number in range(400):
+    with suppress(KeyboardInterrupt):
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 5e-4))
+        cache.put(f"key {number}", f"key {number}".encode() * 300)
+        cache.get(f"old {number % 20}")
+        if number % 20 == 0:
+            cache.close()
     armed = False
+cache.close()
+assert not told, told
+assert not cache._late
+print(hits)
+"""
 
-    def interrupt(number: int, frame: object) -> None:
-        nonlocal hits
-        if armed:
-            hits += 1
-            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    cache = DiskCache(place, trouble=told)
-    try:
-        for number in range(400):
-            with suppress(KeyboardInterrupt):
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 5e-4))
-                cache.put(f"key {number}", f"key {number}".encode() * 300)
-                cache.get(f"old {number % 20}")
-                if number % 20 == 0:
-                    cache.close()
-            armed = False
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="POSIX has timers")
+def test_interrupts_at_any_moment_leave_it_usable(place: Path) -> None:
+    process = run(INTERRUPTED, place)
+    hits = int(process.communicate(timeout=LONG)[0])
 
+    assert process.returncode == 0
     assert hits > 20
-    assert told == []
+    cache = DiskCache(place)
     assert fully(cache)
-    assert works(cache)
-    rows = {row.key: row.value for row in cache.rows()}
+    rows = {row.key: row.value for row in cache.rows() if row.key.startswith("key")}
     assert len(rows) > 300
-    assert all(value == key.encode() * 300 for key, value in rows.items() if key.startswith("key"))
+    assert all(value == key.encode() * 300 for key, value in rows.items())
     assert sql(place, "PRAGMA integrity_check") == [("ok",)]
-    cache.close()
+    assert works(cache)
 
 
 # SQLite as others build it.
