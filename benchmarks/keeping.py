@@ -204,6 +204,8 @@ def peers() -> None:
         "LLM_MAGIC_LEDGER_DIR": str(folder / "ledger"),
         "LLM_MAGIC_MODEL": "bench",
         "OPENAI_API_KEY": "bench",
+        # litellm would fetch its prices at import.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     repeats = 200 if QUICK else 1000
     with ScriptedServer(default=json.dumps({"text": answer(1)})) as server:

@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -30,6 +31,7 @@ with ScriptedServer(default=reply, models=["bench"]) as server:
     sys.stdin.read()
 """
 QUICK = "quick" in sys.argv
+LEDGER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
 @contextlib.contextmanager
@@ -45,6 +47,10 @@ def server(tokens: int, delay: float = 0.0, rate: float = 0.0) -> Iterator[str]:
             "OPENAI_BASE_URL": url,
             "OPENAI_API_KEY": "bench",
             "LLM_MAGIC_MODEL": "bench",
+            # The same question each time, asked each time, booked each time.
+            "LLM_MAGIC_CACHE_SIZE": "0",
+            "LLM_MAGIC_QUOTA_REQUESTS": "1000000",
+            "LLM_MAGIC_LEDGER_DIR": LEDGER.name,
         }
         yield url
 

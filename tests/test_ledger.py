@@ -497,6 +497,21 @@ def test_a_lost_call_counts_in_full_until_its_window_has_passed(make, dead, cloc
     assert two.hold(Claim("b", Amount(1, 1)), [limit]) == "held"
 
 
+def test_a_dead_processs_call_is_held_anew_under_its_id(make, dead, path):
+    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
+    limit = Limit("user", "tokens", 100, 60.0)
+    for id_ in ("a", "sent"):
+        one.hold(Claim(id_, Amount(1, 30)), [limit])
+    one.sent("sent")
+    dead[str(process(1))] = False
+    two.standing([])
+    one.hold(Claim("b", Amount(1, 10)), [limit])
+    assert two.hold(Claim("b", Amount(1, 20)), [limit]) == "held"
+    assert two.hold(Claim("sent", Amount(1, 99)), [limit]) == "held"
+    two.usage("model")
+    assert rows(path)[1:] == [("sent", "lost", 1, 30, 0), ("b", "held", 1, 20, 0)]
+
+
 @pytest.mark.parametrize("was_sent", [True, False])
 def test_a_late_settle_takes_the_place_of_what_was_booked_for_the_dead(make, dead, path, was_sent):
     one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
@@ -567,6 +582,17 @@ def test_an_open_hold_goes_on_counting_after_a_forgiveness(ledger, clock):
     assert counted(ledger, limit, for_ever) == [0, 20]
     ledger.forgive("kernel")
     assert counted(ledger, limit, for_ever) == [0, 0]
+
+
+def test_what_is_forgiven_does_not_count_for_when_a_claim_fits(ledger, clock):
+    limit = Limit("user", "requests", 1, 60.0)
+    ledger.hold(Claim("a", ONE), [limit])
+    ledger.settle("a", used())
+    ledger.forgive("user")
+    clock.now += 5 * SECOND
+    assert ledger.hold(Claim("b", ONE), [limit]) == "held"
+    refused = ledger.hold(Claim("c", ONE), [limit])
+    assert refused == Full(limit, 1, 1, (START + 65 * SECOND) / SECOND)
 
 
 def test_a_forgiveness_holds_when_the_clock_is_set_back(ledger, clock):
@@ -796,6 +822,7 @@ def test_a_locked_file_is_waited_for_and_then_told(make, path):
         assert [message for message, _ in told] == [error.args[0]] * 2
         assert "quota_strict" in told[0][1]
         other.execute("ROLLBACK")
+    assert counted(ledger, limit) == [20], "what is late is made up for before it is told"
     assert ledger.hold(Claim("b", Amount(1, 80)), [limit]) == "held"
     assert states(path) == {"a": "done", "b": "held"}
     assert counted(ledger, limit) == [100]
@@ -833,6 +860,7 @@ def test_a_late_void_does_not_free_the_hold_that_came_after_it(ledger, path):
 
 def test_an_interrupt_leaves_no_lock_and_loses_no_booking(ledger, monkeypatch, path):
     ledger.hold(Claim("a", Amount(1, 50)), [])
+    ledger.saved(Saved("m", "", 1, 1))
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -845,6 +873,7 @@ def test_an_interrupt_leaves_no_lock_and_loses_no_booking(ledger, monkeypatch, p
         other.execute("BEGIN IMMEDIATE")
     assert ledger.hold(Claim("b", ONE), []) == "held"
     assert rows(path)[0] == ("a", "done", 1, 20, 0)
+    assert hits(path) == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("opened", [True, False])

@@ -148,7 +148,6 @@ def forgive(db: sqlite3.Connection, scope: Scope, name: str, now: int) -> None:
     """Lets only what comes after now count, and what is still open."""
     whole = (scope, name)
     db.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?, ?)", (*whole, now))
-    db.execute("DELETE FROM sums WHERE scope = ? AND name = ?", whole)
     db.execute("DELETE FROM kept WHERE scope = ? AND name = ?", whole)
     db.execute(
         """INSERT INTO kept SELECT ?1, ?2, n FROM calls WHERE state IN ('held', 'sent')
