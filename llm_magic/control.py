@@ -138,13 +138,15 @@ def usage(desk: Desk, by: By = "model") -> Table:
     if found:
         rows.append(_usage_row(summed(found)))
     columns = (by, " requests", " tokens in", " out", " spent", " free answers", " saved")
-    note = "" if rows else "Nothing was asked yet."
+    notes = [] if rows else ["Nothing was asked yet."]
     if any(line.unpriced for line in found):
-        note = (
+        notes.append(
             "+ and requests whose price is not known. Say it: %config LLMMagic.prices = "
             '{"model": {"input": 1, "output": 2}}'
         )
-    return Table(columns, rows, note=note, total=True)
+    for limit, whose, used, cap, _, share in standing(desk).rows:
+        notes.append(f"{share}  {limit} ({whose}): {used} of {cap}")
+    return Table(columns, rows, note="\n".join(notes), total=True)
 
 
 def _usage_row(line: Line) -> tuple[str, ...]:

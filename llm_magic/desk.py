@@ -295,9 +295,9 @@ def person(environment: Mapping[str, str] = os.environ) -> str:
         return name
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
+    except (ImportError, KeyError, OSError):
         # A container with a user id that has no name.
-        return f"uid-{os.getuid()}"
+        return f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 def _most(worst: Worst) -> str:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # new name and silently ignore it, which would make the cap no cap.
 _NEW_CAP_HOSTS = re.compile(r"(^|\.)(openai\.com|openai\.azure\.com|services\.ai\.azure\.com)$")
 _CAP_NAMES = frozenset({"max_tokens", "max_completion_tokens"})
-_LOCAL_HOSTS = re.compile(r"^(localhost|127\.[\d.]+|::1|0\.0\.0\.0|host\.docker\.internal)$")
+# Names under .localhost are this machine by RFC 6761.
+_LOCAL_HOSTS = re.compile(r"^((.+\.)?localhost|127\.[\d.]+|::1|0\.0\.0\.0|host\.docker\.internal)$")
 _UNWANTED = re.compile(
     r"unsupported|unrecognized|unexpected|unknown|not support|not permitted|not allowed|extra"
     r"|not implemented|invalid (field|parameter|argument)",

@@ -256,7 +256,11 @@ def test_usage_by_model_day_and_cell(
 
     for words in ("scripted-model", "another", "total", "free answers", "saved"):
         assert words in by_model
-    assert [line.split("  ")[0] for line in by_cell.splitlines() if line.startswith("In [")]
+    # What is left of each limit, with a bar.
+    assert "░░░░ 4 %" in by_model
+    assert "4 %  requests in 1 h (this kernel): 2 of 50" in by_model
+    cells = [line.split("  ")[0] for line in by_cell.splitlines() if line.startswith("In [")]
+    assert sorted(cells) == ["In [2]", "In [3]", "In [4]"]
     assert re.search(r"20\d\d-\d\d-\d\d", by_day)
 
 

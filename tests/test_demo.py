@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,6 +80,36 @@ def test_the_notebook_runs_in_the_terminal(tmp_path: Path) -> None:
     for answer in demo._ANSWERS.values():
         assert answer.strip() in done.stdout
     assert "Nothing was sent." in done.stdout
+
+
+def test_run_twice_it_asks_only_the_first_time(tmp_path: Path, server: ScriptedServer) -> None:
+    """A process each, as after a restart; a server that counts, in the place of the demo's."""
+    copy = shutil.copy(NOTEBOOK, tmp_path)
+    environment = {
+        **os.environ,
+        "IPYTHONDIR": str(tmp_path),
+        "LLM_MAGIC_CACHE_SIZE": "1 GB",
+        "LLM_MAGIC_PRICES": '{"scripted-model": {"input": 1, "output": 2}}',
+        "OPENAI_BASE_URL": server.url,
+        "OPENAI_API_KEY": KEY,
+    }
+    server.enqueue("It depends.", "Nothing.", "returned")
+    runs = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "llm_magic.demo", str(copy)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        runs.append((len(server.requests), done.stdout))
+
+    # Four prompts, of which the last is the first one again.
+    assert [asked for asked, _ in runs] == [3, 3]
+    assert len(re.findall(r"cached just now · saved \$0\.0000", runs[0][1])) == 1
+    assert len(re.findall(r"cached just now · saved \$0\.0000", runs[1][1])) == 4
 
 
 def test_a_failing_notebook_fails(
