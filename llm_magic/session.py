@@ -203,8 +203,8 @@ class Session:
     @property
     def cell(self) -> str:
         """The cell that runs, such as ``In [5]``."""
-        # The display hook knows the number that the cell bears; when execution_count goes up, before
-        # a cell runs or after, depends on IPython's version.
+        # The display hook knows the number that the cell bears; whether execution_count goes up
+        # before a cell runs or after it depends on IPython's version.
         hook = getattr(self.shell, "displayhook", None)
         count = getattr(hook, "prompt_count", None)
         return f"In [{count}]" if count is not None else ""

@@ -1008,6 +1008,18 @@ def test_a_file_that_another_process_makes_meanwhile_is_not_taken_for_a_strange_
     assert other.hold(Claim("b", ONE), []) == "held"
 
 
+@pytest.mark.parametrize("value", ["CAST(x'ff' AS TEXT)", "x'00'", "'soon'"])
+def test_a_value_that_is_none_of_ours_is_damage(ledger, path, value):
+    ledger.hold(Claim("a", ONE, key="key"), [CALM])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"UPDATE sums SET requests = {value}, floor = {value}")
+        db.commit()
+    error = refused(lambda: ledger.hold(Claim("b", ONE), [CALM]))
+    assert "is damaged" in str(error)
+    assert error.fix.endswith("%llm_quota --reset")
+    assert ledger.hold(Claim("b", ONE), []) == "held", "no lock stays"
+
+
 def test_setting_aside_what_is_not_there_starts_a_ledger(ledger):
     ledger.reset_file()
     assert ledger.hold(Claim("a", ONE), []) == "held"

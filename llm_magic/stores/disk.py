@@ -7,6 +7,7 @@ the file can be; a file that is damaged, or that somebody else filled, is set as
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sqlite3
@@ -204,16 +205,16 @@ class DiskCache:
             return
         for _ in range(2):
             try:
-                self._drain()
+                self._drain(math.inf if at_last else _WRITING)
                 return
             except _FAULTS as error:
                 fault = error.with_traceback(None)
             if not self._work_around(fault):
                 return
 
-    def _drain(self) -> None:
+    def _drain(self, patience: float) -> None:
         writer = self._file.writer()
-        until = time.monotonic() + _WRITING
+        until = time.monotonic() + patience
         for key in list(self._gone):
             writer.forget(key)
             self._gone.discard(key)

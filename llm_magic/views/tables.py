@@ -71,7 +71,8 @@ class Table:
 
     def _row(self, row: tuple[str, ...], tag: str) -> str:
         cells = "".join(
-            f'<{tag} style="text-align:{"right" if self._right(place) else "left"}">'
+            f'<{tag} style="text-align:{"right" if self._right(place) else "left"};'
+            'white-space:nowrap">'
             f"{escaped(cell)}</{tag}>"
             for place, cell in enumerate(row)
         )
