@@ -73,7 +73,7 @@ def input_bound(body: Mapping[str, Any]) -> int:
     messages = []
     for message in body["messages"]:
         parts = message["content"]
-        if not isinstance(parts, str):
+        if isinstance(parts, list):
             images += sum(part.get("type") == "image_url" for part in parts)
             parts = [part for part in parts if part.get("type") != "image_url"]
         messages.append({**message, "content": parts})

@@ -118,7 +118,7 @@ async def _fly(
                 _listen, answer, hold, wire=wire, sink=sink, limits=call.limits
             )
             answer.judge()
-            response = hold.priced(answer.response())
+            response = await hold.priced(answer.response())
             # Before the hold is settled: whoever waits for it looks here next.
             await call.quota.do(call.shelf.keep, print_, response)
         finally:

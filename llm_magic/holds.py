@@ -159,30 +159,38 @@ class Hold:
                 self._sent = False
                 raise
             self._quota._trouble(str(error.args[0]), error.fix)
+        # Looked up while the server thinks, so that it is there when the answer ends.
+        request = self.worst.request
+        self._quota.later(self.terms.prices.known, request.model, request.base_url)
 
-    def priced(self, response: Response) -> Response:
+    async def priced(self, response: Response) -> Response:
         """The response with its price, where it is known."""
-        return replace(response, cost=self._cost(response.model, response.usage))
+        # Not on the loop's thread: the list of prices takes 0.2 s to import.
+        cost = await self._quota.do(self._cost, response.model, response.usage)
+        return replace(response, cost=cost)
 
     def settle(self, answer: Answer) -> None:
         """Books what the call came to; in its turn, so nobody waits for the disk."""
         self._quota.closed(self)
-        if not self.booked:
-            return
+        if self.booked:
+            self._quota.later(self._settle, answer)
+
+    def _settle(self, answer: Answer) -> None:
+        ledger = self._quota.ledger
         if not self._sent or not answer.billable:
-            self.void()
+            ledger.void(self.id)
             return
-        usage = answer.counted()
-        cost = self._cost(answer.model or answer.request.model, usage)
+        usage, model = answer.counted(), answer.model or answer.request.model
+        cost = self._cost(model, usage)
         used = Used(
             self._booked(answer, cost),
-            answer.model or answer.request.model,
+            model,
             usage.input_tokens,
             usage.output_tokens,
             usage.cached_tokens,
             priced=cost is not None,
         )
-        self._quota.later(self._quota.ledger.settle, self.id, used)
+        ledger.settle(self.id, used)
 
     def _booked(self, answer: Answer, cost: Decimal | None) -> Amount:
         """What counts against the limits: the truth, or a bound of it."""

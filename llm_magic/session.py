@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -96,6 +97,7 @@ class Session:
                     fix="Use -m for the model, -s for the system message, the cell for the prompt.",
                 )
             fields[name] = value
+        _check_json(fields)
         return Request(
             messages=messages(prompt, settings.system if system is None else system),
             model=model or settings.default_model(),
@@ -248,6 +250,16 @@ class Session:
                     target=_serve, args=(self._loop,), name="llm_magic", daemon=True
                 ).start()
             return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+
+def _check_json(fields: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise PromptError(
+            f"A field of the request is nothing that JSON has ({error}); nothing was sent.",
+            fix="Numbers, texts, true, false, null, lists and objects are; NaN is not.",
+        ) from None
 
 
 def _stop(future: Future[Response] | None, feed: Feed, request: Request) -> Response:

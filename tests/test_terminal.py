@@ -70,6 +70,16 @@ def test_what_is_not_given_is_not_sent(terminal: Terminal, server: ScriptedServe
     assert set(server.requests[0].body) == {"model", "messages", "stream", "stream_options"}
 
 
+@pytest.mark.parametrize("option", ["-t nan", "-t inf", "--param x=NaN", "--param x=[Infinity]"])
+def test_what_json_has_not_is_refused(
+    option: str, terminal: Terminal, server: ScriptedServer
+) -> None:
+    ran = terminal.run(f"%llm {option} Hello")
+
+    assert type(ran.error) is PromptError
+    assert server.requests == []
+
+
 def test_dry_run_shows_the_body_that_is_then_sent(
     terminal: Terminal, server: ScriptedServer
 ) -> None:
