@@ -130,19 +130,25 @@ async def _hold(
     request: Request, print_: Fingerprint, *, wire: Wire, sink: Sink, call: Call
 ) -> Hold | Response:
     """The hold of this call, or the answer that another kernel has meanwhile paid for."""
-    key = print_.key if call.shelf.shared else None
+    shared = call.shelf.shared
     told = False
     while True:
-        hold = await call.quota.hold(request, wire.body(request), key, call.terms)
+        body = wire.body(request)
+        hold = await call.quota.hold(request, body, print_.key if shared else None, call.terms)
+        # Looked up again now that the claim is ours, or that somebody's has ended: between the last
+        # look and this moment another kernel can have asked and kept the answer.
+        found = call.shelf.find(print_) if shared else None
         if hold != "flying":
-            return hold
+            if found is None:
+                return hold
+            hold.give_back()
+        if found:
+            return found
         if not told:
             sink.notice("Another kernel is asking the same; waiting for its answer.")
             told = True
         while await call.quota.do(call.quota.ledger.flying, print_.key):
             await asyncio.sleep(FLIGHT_LOOK)
-        if found := call.shelf.find(print_):
-            return found
 
 
 @asynccontextmanager

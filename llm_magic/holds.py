@@ -61,7 +61,7 @@ class Quota:
             return granted
         except asyncio.CancelledError:
             # The thread works in order, so this frees the hold even if it is being made now.
-            hold.void()
+            hold.give_back()
             raise
 
     def _hold(
@@ -207,9 +207,11 @@ class Hold:
         # Cut off. What the provider counted until then, thinking included, nobody has told us.
         return Amount(1, max(held.tokens, bound.total_tokens), max(held.nanos, most))
 
-    def void(self) -> None:
-        """Gives back what is held; in its turn."""
-        self._quota.later(self._quota.ledger.void, self.id)
+    def give_back(self) -> None:
+        """Frees what is held, for a call that is not made."""
+        self._quota.closed(self)
+        if self.booked:
+            self._quota.later(self._quota.ledger.void, self.id)
 
     def _cost(self, model: str, usage: Usage) -> Decimal | None:
         request, prices = self.worst.request, self.terms.prices

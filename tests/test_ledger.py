@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import stat
 import tempfile
+import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from llm_magic.errors import StoreError
 from llm_magic.ledger import LEASE, Amount, Claim, Full, Limit, Line, Saved, Used, nanos, summed
 from llm_magic.owner import Owner
 from llm_magic.stores import ledger as ledgers
+from llm_magic.stores import ledger_file
 from llm_magic.stores.ledger import SqliteLedger
 from llm_magic.stores.ledger_pending import HITS_IN_MEMORY
 
@@ -874,6 +876,62 @@ def test_an_interrupt_leaves_no_lock_and_loses_no_booking(ledger, monkeypatch, p
     assert ledger.hold(Claim("b", ONE), []) == "held"
     assert rows(path)[0] == ("a", "done", 1, 20, 0)
     assert hits(path) == (1, 1, 1, 1)
+
+
+def test_a_thread_waits_no_longer_for_another_than_for_a_process(ledger):
+    ledger.hold(Claim("a", ONE), [])
+    inside, leave = threading.Event(), threading.Event()
+
+    def slow(db):
+        inside.set()
+        assert leave.wait(PATIENCE)
+
+    other = threading.Thread(target=ledger._write, args=(slow,))
+    other.start()
+    assert inside.wait(PATIENCE)
+    try:
+        assert "is locked" in str(refused(lambda: ledger.hold(Claim("b", ONE), [])))
+        ledger_file._before_fork()
+        ledger_file._after_fork()
+    finally:
+        leave.set()
+        other.join()
+    assert ledger.hold(Claim("b", ONE), []) == "held"
+
+
+def test_a_file_is_closed_while_its_process_forks(ledger, path, connections):
+    ledger.hold(Claim("a", ONE), [])
+    ledger_file._before_fork()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connections[0].execute("SELECT 1")
+    assert "is locked" in str(refused(lambda: ledger.hold(Claim("b", ONE), [])))
+    ledger_file._after_fork()
+    assert ledger.hold(Claim("b", ONE), []) == "held"
+    assert states(path) == {"a": "held", "b": "held"}
+
+
+def test_a_transaction_that_cannot_be_undone_ends_with_its_connection(make, monkeypatch, path):
+    stuck = False
+
+    class Sticky(sqlite3.Connection):
+        def execute(self, sql, *values):
+            if stuck and sql in ("ROLLBACK", "COMMIT"):
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Sticky)
+    )
+    ledger = make()
+    ledger.hold(Claim("a", ONE), [])
+    stuck = True
+    refused(lambda: ledger.hold(Claim("b", ONE), []))
+    with closing(connect(path, timeout=0, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+    stuck = False
+    assert ledger.hold(Claim("c", ONE), []) == "held"
+    assert states(path) == {"a": "held", "c": "held"}
 
 
 @pytest.mark.parametrize("opened", [True, False])

@@ -461,6 +461,17 @@ def test_of_what_cannot_be_looked_at_nothing_is_guessed(change):
     assert alive(str(gone._replace(**change))) is None
 
 
+@linux
+@pytest.mark.parametrize("error", [PermissionError(), ValueError(), IndexError()])
+def test_of_a_process_that_may_not_be_read_nothing_is_said(monkeypatch, error):
+    def refuse(pid: int) -> tuple[str, int]:
+        raise error
+
+    other = str(current()._replace(pid=2**22 + 1))
+    monkeypatch.setattr(owners, "_stat", refuse)
+    assert alive(other) is None
+
+
 @pytest.mark.parametrize("text", ["", "a b", "boot ns pid start host", "\x00", "- - 1 2"])
 def test_of_a_text_that_names_nobody_nothing_is_said(text):
     assert alive(text) is None

@@ -14,6 +14,7 @@ import pytest
 
 import llm_magic
 from llm_magic import session
+from llm_magic.stores.disk import DiskCache
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
 from tests.conftest import KEY, Kernel, Terminal
 
@@ -195,3 +196,23 @@ def test_the_one_who_waits_in_another_kernel_is_told_and_can_be_interrupted(
     finally:
         for kernel in kernels:
             kernel.stop()
+
+
+def test_an_answer_that_comes_just_before_the_claim_is_found(
+    terminal: Terminal, server: ScriptedServer, keeping: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another kernel keeps the answer after our look into the cache, and before our claim."""
+    llm_magic.ask("Hello", model="m")
+    real, looks = DiskCache.get, []
+
+    def late(self: DiskCache, key: str) -> bytes | None:
+        looks.append(key)
+        return None if len(looks) <= 2 else real(self, key)
+
+    monkeypatch.setattr(DiskCache, "get", late)
+    again = llm_magic.ask("Hello", model="m")
+
+    assert len(looks) == 3
+    assert again.cached
+    assert len(server.requests) == 1
+    assert "requests in 1 h  this kernel     1" in repr(llm_magic.quota())
