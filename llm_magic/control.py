@@ -88,8 +88,10 @@ def _window(desk: Desk, per: float | str | None, scope: Scope) -> float | None:
 def _reset(desk: Desk, scope: Scope) -> None:
     try:
         desk.now(desk.quota.ledger.forgive, scope)
-    except StoreError:
-        # A damaged file is the other reason to start anew.
+    except StoreError as error:
+        # A damaged file is the other reason to start anew; one that is only locked is not.
+        if not error.damaged:
+            raise
         desk.now(desk.quota.ledger.reset_file)
         desk.now(desk.quota.ledger.forgive, scope)
 

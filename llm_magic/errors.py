@@ -107,7 +107,13 @@ class ReplayMissing(LLMError):
 
 
 class StoreError(LLMError):
-    """A file that a promise depends on (the ledger, a cassette) cannot be used."""
+    """A file that a promise depends on (the ledger, a cassette) cannot be used.
+
+    Attributes:
+        damaged: Whether nothing helps but to begin a new one.
+    """
+
+    damaged: bool = False
 
 
 class StoreWarning(UserWarning):

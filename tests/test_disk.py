@@ -844,6 +844,26 @@ def test_no_more_waits_in_memory_than_is_allowed(
     cache.close()
 
 
+def test_what_waits_is_written_bit_by_bit_and_whole_at_the_end(
+    place: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
+) -> None:
+    monkeypatch.setattr(disk, "_WRITING", -1.0)
+    cache = DiskCache(place, trouble=told)
+    monkeypatch.setattr(disk, "RETRY", 3600.0)
+    with locked(place):
+        for number in range(8):
+            cache.put(str(number), b"x")
+    cache._retry_at = 0.0
+    cache.put("8", b"x")
+    assert cache._waiting.size().entries == 8
+    assert sql(place, "SELECT key FROM Cache WHERE key IN ('0', '1')") == [("0",)]
+
+    cache.close()
+
+    assert cache._waiting.size().entries == 0
+    assert all(DiskCache(place).get(str(number)) == b"x" for number in range(9))
+
+
 def test_dropping_under_a_lock_says_so(place: Path, told: Troubles) -> None:
     cache = DiskCache(place, trouble=told)
     with locked(place):

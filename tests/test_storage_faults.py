@@ -234,6 +234,10 @@ def test_a_ledger_locked_by_another_process_lets_nothing_pass(
     with locker("ledger/ledger.db") as process:
         hit, _, _ = told(terminal, "%llm -m m Before")
         refused, _, seconds = told(terminal, "%llm -m m Hello")
+        # Only a damaged ledger is set aside.
+        assert type(terminal.run("%llm_quota --reset").error) is StoreError
+        left = {each.name for each in Path("ledger").iterdir()}
+        assert left <= {"ledger.db", "ledger.db-wal", "ledger.db-shm"}
         monkeypatch.setenv("LLM_MAGIC_QUOTA_STRICT", "0")
         passed, words, waited = told(terminal, "%llm -m m Hello")
         process.communicate()

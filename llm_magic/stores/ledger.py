@@ -125,8 +125,7 @@ class SqliteLedger(Ledger):
 
         if not self._write(work):
             raise StoreError(
-                "The hold of this call was given up while its process could not be seen; nothing "
-                "was sent.",
+                "This call's hold was given up, since its process seemed dead; nothing was sent.",
                 fix="Run the cell again",
             )
 
@@ -155,8 +154,7 @@ class SqliteLedger(Ledger):
 
     def standing(self, limits: Sequence[Limit]) -> list[tuple[Limit, int]]:
         """What counts now against each of these limits, then against each of the person's own."""
-        here = self._mine()
-        if here.pending or self._look_is_due():
+        if self._mine().pending or self._look_is_due():
             self._write(self._reap)
 
         def work(db: sqlite3.Connection) -> list[tuple[Limit, int]]:
@@ -166,7 +164,7 @@ class SqliteLedger(Ledger):
                 for each in (*limits, *self._persons(db))
             ]
 
-        return here.file.read(work)
+        return self._mine().file.read(work)
 
     def person_limits(self) -> list[Limit]:
         """The limits with scope ``user`` that were set for all kernels."""
@@ -200,8 +198,7 @@ class SqliteLedger(Ledger):
     ) -> list[Line]:
         """Sums by model, day or cell, the largest spending first (days: the newest first).
 
-        Calls on their way are not in them. Names of cells repeat between kernels, so by cell
-        there are only this kernel's.
+        Calls on their way are not in them; by cell there are only this kernel's.
         """
         kernel = self._kernel if kernel_only or by == "cell" else None
 

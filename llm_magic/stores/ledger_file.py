@@ -269,7 +269,8 @@ class LedgerFile:
             raise self._error(*_FAULTS[sqlite3.SQLITE_CORRUPT]) from error
 
     def _error(self, words: str, fix: str) -> StoreError:
-        return StoreError(f"The ledger {self.path or 'in memory'} {words}.", fix=fix)
+        message = f"The ledger {self.path or 'in memory'} {words}."
+        return StoreError(message, fix=fix, damaged=fix == _RESET)
 
 
 def _patiently(step: Callable[[], T], until: float) -> T:
