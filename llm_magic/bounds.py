@@ -194,7 +194,8 @@ def refusal(full: Full) -> QuotaExceeded:
     more = max(2 * limit.cap, full.used + full.asked)
     enough = f"{dollars(more):f}" if metric == "usd" else str(more)
     shorter = "" if metric == "requests" else "Ask for a shorter answer (--max-tokens N), or raise"
-    scope = "" if limit.scope == "kernel" else " --scope user"
+    per = "kernel" if limit.window is None else span(limit.window).replace(" ", "")
+    scope = f" --per {per}" + ("" if limit.scope == "kernel" else " --scope user")
     wait = f"It fits again at {clock(full.retry_at)}. " if full.retry_at else ""
     asks = f", and this call can come to {shown(metric, full.asked)}"
     return QuotaExceeded(

@@ -12,7 +12,7 @@ from llm_magic.cassette import Cassette
 from llm_magic.desk import Desk, person
 from llm_magic.entries import Row, describe
 from llm_magic.errors import PromptError, StoreError
-from llm_magic.ledger import Limit, Line, Metric, Scope, dollars, nanos, summed
+from llm_magic.ledger import Ledger, Limit, Line, Metric, Scope, dollars, nanos, summed
 from llm_magic.types import text_of
 from llm_magic.units import ago, seconds, size, span, usd
 from llm_magic.views.tables import Table, bar
@@ -48,8 +48,18 @@ def limit(
         if scope == "kernel":
             desk.changed[name] = cap, window
         else:
-            desk.now(desk.quota.ledger.limit_person, name, cap, window)
+            desk.now(_limit_person, desk.quota.ledger, name, cap, window)
     return standing(desk)
+
+
+def _limit_person(ledger: Ledger, metric: Metric, cap: int | None, window: float | None) -> None:
+    """Sets a limit beside those of other windows; without a cap, takes them all away."""
+    if cap is not None:
+        ledger.limit_person(metric, cap, window)
+        return
+    for each in ledger.person_limits():
+        if each.metric == metric:
+            ledger.limit_person(metric, None, each.window)
 
 
 def _cap(metric: Metric, text: Any) -> int | None:

@@ -184,10 +184,26 @@ def test_a_person_s_limit_holds_in_the_next_kernel(
     assert refused.error.scope == "user"
     assert "--scope user" in refused.out
     assert len(server.requests) == 2
+    # The command that is shown raises the very limit that was in the way.
+    assert "--requests 4 --per 1d --scope user" in refused.out
     # The kernel's own limit began anew with each.
     assert used(terminal, "this kernel") == "0"
     terminal.run("%llm_quota --reset --scope user")
     assert terminal.run("%llm Three").error is None
+
+
+def test_a_person_s_limits_of_several_windows_hold_together(
+    terminal: Terminal, server: ScriptedServer
+) -> None:
+    terminal.run("%llm_quota --requests 5 --scope user --per 30d")
+    shown = terminal.run("%llm_quota --requests 1 --scope user --per 1h").out
+    assert "requests in 30 d" in shown
+    assert "requests in 1 h" in shown
+    terminal.run("%llm One")
+    assert "in 1 h" in terminal.run("%llm Two").out
+    # Taken away, whatever their windows.
+    assert "all kernels" not in terminal.run("%llm_quota --requests none --scope user").out
+    assert terminal.run("%llm Two").error is None
 
 
 def test_a_day_s_budget_is_a_setting(

@@ -57,7 +57,7 @@ SCHEMA = (
     PRIMARY KEY (day, user, kernel, model, cell))""",
 )
 
-_SHORTEST, _LONGEST = 0.002, 0.016
+_SHORTEST, _LONGEST = 0.002, 0.008
 """Seconds between two tries at a lock, doubled up to the second. SQLite's own waiting grows
 to 0.1 s a try, by which one of many busy processes can go without its turn for a second; 0.0005 s
 cost a third of what eight processes got done on two cores."""
