@@ -57,12 +57,7 @@ def told() -> Troubles:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a cache of twenty rows, closed."""
-    cache = DiskCache(tmp_path / "cache")
-    for number in range(20):
-        cache.put(f"old {number}", old(number))
-    cache.close()
-    return tmp_path / "cache"
+    return with_old_rows(tmp_path / "cache")
 
 
 @pytest.fixture
@@ -73,6 +68,19 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def old(number: int) -> bytes:
     return f"answer {number} ".encode() * 100
+
+
+def put_old(cache: DiskCache) -> None:
+    for number in range(20):
+        cache.put(f"old {number}", old(number))
+
+
+def with_old_rows(folder: Path) -> Path:
+    """A folder with a cache of twenty rows, closed."""
+    cache = DiskCache(folder)
+    put_old(cache)
+    cache.close()
+    return folder
 
 
 def sql(place: Path, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
@@ -942,12 +950,9 @@ def test_a_disk_fills_up_under_an_open_cache(small_disk: Path, told: Troubles) -
 
 @pytest.mark.usefixtures("at_once")
 def test_a_disk_was_full_before(small_disk: Path, told: Troubles) -> None:
-    cache = DiskCache(small_disk / "cache")
-    for number in range(20):
-        cache.put(f"old {number}", old(number))
-    cache.close()
+    place = with_old_rows(small_disk / "cache")
     film = fill(small_disk)
-    cache = DiskCache(small_disk / "cache", trouble=told)
+    cache = DiskCache(place, trouble=told)
 
     assert fully(cache)
     cache.put("a", b"one")
@@ -960,7 +965,7 @@ def test_a_disk_was_full_before(small_disk: Path, told: Troubles) -> None:
     cache.put("c", b"three")
     assert fully(cache)
     cache.close()
-    other = DiskCache(small_disk / "cache", trouble=told)
+    other = DiskCache(place, trouble=told)
     assert [other.get(key) for key in "abc"] == [b"one", b"two", b"three"]
     assert fully(other)
     assert len(told) == 1
@@ -970,12 +975,9 @@ def test_a_disk_was_full_before(small_disk: Path, told: Troubles) -> None:
 def test_what_was_read_off_a_full_disk_is_read_anew_once_there_is_room(
     small_disk: Path, told: Troubles
 ) -> None:
-    cache = DiskCache(small_disk / "cache")
-    for number in range(20):
-        cache.put(f"old {number}", old(number))
-    cache.close()
+    place = with_old_rows(small_disk / "cache")
     film = fill(small_disk)
-    cache = DiskCache(small_disk / "cache", trouble=told)
+    cache = DiskCache(place, trouble=told)
     assert fully(cache)
     film.unlink()
 
@@ -1092,8 +1094,7 @@ def test_a_damaged_file_is_set_aside(place: Path, told: Troubles, damage: str, f
         list(cache.rows())
     elif first == "drop":
         cache.drop(1.0)
-    for number in range(20):
-        cache.put(f"old {number}", old(number))
+    put_old(cache)
 
     assert fully(cache)
     cache.close()
