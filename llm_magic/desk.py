@@ -9,6 +9,7 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -122,13 +123,10 @@ class Desk:
 
     def _write_saved(self) -> None:
         saved, self._saved = self._saved, []
-        try:
-            quota = self.quota
-        except StoreError:
-            return
         # Handed over many at a time: waking the ledger's thread takes longer than a hit.
         if saved:
-            quota.later(_note, quota.ledger, saved)
+            with suppress(StoreError):
+                self.quota.later(_note, self.quota.ledger, saved)
 
     @property
     def cache(self) -> Cache:
@@ -172,20 +170,18 @@ class Desk:
             return self._quota[1]
 
     def _open_ledger(self) -> Ledger:
-        from llm_magic.stores.folder import is_network, local_folder, private_folder
+        from llm_magic.stores.folder import usable_folder
         from llm_magic.stores.ledger import SqliteLedger
 
-        folder = _folder(self.settings.ledger_dir, "ledger")
         path: Path | None = None
         try:
-            if is_network(folder):
-                wanted, folder = folder, local_folder("ledger")
+            folder, why = usable_folder(_folder(self.settings.ledger_dir, "ledger"), "ledger")
+            path = folder / "ledger.db"
+            if why:
                 self.trouble(
-                    f"The ledger's folder {wanted} is on a network, where SQLite is not safe, so "
-                    f"usage is counted in {folder}, for this machine alone.",
+                    f"{why} usage is counted in {folder}, for this machine alone.",
                     'Choose a local folder: %config LLMMagic.ledger_dir = "..."',
                 )
-            path = private_folder(folder, setting="ledger_dir") / "ledger.db"
         except StoreError as error:
             if self.settings.quota_strict:
                 raise
@@ -260,8 +256,7 @@ class Desk:
 
     def close(self) -> None:
         """Writes what is pending and closes the files."""
-        if self._saved:
-            self._write_saved()
+        self._write_saved()
         if self._executor:
             self._executor.shutdown(wait=True)
             self._executor = None

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_magic.errors import StoreError
+from llm_magic.desk import Desk
+from llm_magic.errors import StoreError, StoreWarning
+from llm_magic.settings import LLMMagic
 from llm_magic.stores import folder
-from llm_magic.stores.folder import is_network, local_folder, private_folder
+from llm_magic.stores.folder import is_network, private_folder, usable_folder
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners are POSIX's")
 as_root = pytest.mark.skipif(
@@ -170,32 +172,60 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, target: str) -> No
     assert "cannot be made" in refusal(tmp_path / "link").args[0]
 
 
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on a network, of a machine whose temporary folder is ``tmp_path / "local"``."""
+    (tmp_path / "local").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    place = tmp_path / "away"
+    mount = f"1 1 0:1 / {os.path.realpath(place)} rw - nfs4 server:/ rw"
+    monkeypatch.setattr(folder, "_mountinfo", lambda: mount)
+    return place
+
+
+def test_a_folder_on_this_machine_is_the_one_that_is_used(tmp_path: Path) -> None:
+    assert usable_folder(tmp_path / "cache", "cache") == ((tmp_path / "cache").resolve(), "")
+
+
 @posix
-def test_the_local_folder_is_private_and_the_user_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_the_local_folder_is_private_and_the_user_s(away: Path) -> None:
+    place, why = usable_folder(away, "cache")
 
-    place = local_folder("cache")
-
-    assert place.parent == tmp_path.resolve()
+    assert why == f"The cache's folder {away} is on a network, where SQLite is not safe, so"
+    assert not away.exists()
+    assert place.parent == (away.parent / "local").resolve()
     assert str(os.getuid()) in place.name
     assert "cache" in place.name
     assert mode(place) == 0o700
-    assert local_folder("cache") == place
-    assert local_folder("ledger") != place
+    assert usable_folder(away, "cache")[0] == place
+    assert usable_folder(away, "ledger")[0] != place
 
 
 @as_root
-def test_a_local_folder_that_somebody_made_before_us_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    place = local_folder("cache")
+def test_a_local_folder_that_somebody_made_before_us_is_refused(away: Path) -> None:
+    place, _ = usable_folder(away, "cache")
     os.chown(place, 65534, 65534)
 
     with pytest.raises(StoreError, match="belongs to the user with id 65534"):
-        local_folder("cache")
+        usable_folder(away, "cache")
+
+
+@posix
+def test_the_ledger_of_a_folder_on_a_network_is_kept_on_this_machine(away: Path) -> None:
+    desk = Desk(LLMMagic(ledger_dir=str(away)))
+    desk.now(desk.quota.ledger.standing, desk.limits())
+    desk.close()
+    with pytest.warns(StoreWarning) as told:
+        desk.warn()
+
+    (used,) = (away.parent / "local").iterdir()
+    assert [str(each.message) for each in told] == [
+        f"The ledger's folder {away} is on a network, where SQLite is not safe, so usage is "
+        f"counted in {used.resolve()}, for this machine alone. Choose a local folder: "
+        '%config LLMMagic.ledger_dir = "..."'
+    ]
+    assert (used / "ledger.db").exists()
+    assert not away.exists()
 
 
 MOUNTS = r"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_magic.stores import reader
-from llm_magic.stores.folder import is_network, local_folder, private_folder
+from llm_magic.stores.folder import usable_folder
 
 if TYPE_CHECKING:
     from llm_magic.stores.writer import Writer
@@ -65,16 +65,13 @@ class CacheFile:
             StoreError: The folder cannot be used.
         """
         if self._folder is None:
-            if is_network(self._wanted):
-                self._folder = local_folder("cache")
+            self._folder, why = usable_folder(self._wanted, "cache")
+            if why:
                 self._tell(
                     "network",
-                    f"The cache's folder {self._wanted} is on a network, where SQLite is not "
-                    f"safe, so answers are kept in {self._folder}, for this machine alone.",
+                    f"{why} answers are kept in {self._folder}, for this machine alone.",
                     f"C{CHOOSE}",
                 )
-            else:
-                self._folder = private_folder(self._wanted, "cache_dir")
         return self._folder / reader.NAME
 
     def connect(self) -> reader.Reader | None:

@@ -125,15 +125,27 @@ def _close(folder: Path, mode: int, another: str) -> None:
     )
 
 
-def local_folder(kind: str) -> Path:
-    """A folder on this machine, for when the wanted one is on a network.
+def usable_folder(wanted: Path, kind: str) -> tuple[Path, str]:
+    """The wanted folder, or one on this machine where that is on a network; private either way.
 
     Args:
+        wanted: The folder.
         kind: What it is for: ``"cache"`` or ``"ledger"``.
+
+    Returns:
+        The folder, and why it is another one than was wanted: empty, or the beginning of a
+        sentence that ends in "so".
 
     Raises:
         StoreError: There is none that is private.
     """
+    if not is_network(wanted):
+        return private_folder(wanted, f"{kind}_dir"), ""
+    why = f"The {kind}'s folder {wanted} is on a network, where SQLite is not safe, so"
+    return _local_folder(kind), why
+
+
+def _local_folder(kind: str) -> Path:
     # By the user's id: the temporary folder is everybody's. Whoever makes this one first under
     # somebody else's id gains nothing, since it is not that user's then.
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
