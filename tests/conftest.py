@@ -5,13 +5,16 @@ import atexit
 import importlib.util
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -35,6 +38,15 @@ def pytest_configure() -> None:
     if "sitecustomize" not in sys.modules or not hasattr(sys.modules["sitecustomize"], "_is_local"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     os.environ["PYTHONPATH"] = str(GUARD)
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C, but not in the middle of coverage's own lock, which nobody would then release."""
+    if frame is not None and frame.f_code.co_name in {"lock_data", "unlock_data"}:
+        threading.Timer(0.001, os.kill, (os.getpid(), number)).start()
+        return
+    signal.default_int_handler(number, frame)
 
 
 @pytest.fixture(autouse=True)
