@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -109,6 +111,28 @@ def test_while_backing_off(warm: Terminal, server: ScriptedServer) -> None:
     assert type(ran.error) is Interrupted
     assert seconds < 0.5
     assert len(server.requests) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal to another process")
+def test_with_polars_which_handles_signals_itself(server: ScriptedServer) -> None:
+    """Its handler lets an unlimited wait go on."""
+    server.enqueue(Reply("Too late.", delay=60))
+    code = "import polars, llm_magic; llm_magic.ask('Hello', model='m')"
+    script = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"OPENAI_BASE_URL": server.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server.wait_for_requests(1)
+
+    sent = time.monotonic()
+    script.send_signal(signal.SIGINT)
+    _, error = script.communicate(timeout=30)
+
+    assert "Interrupted" in error
+    assert time.monotonic() - sent < 5
+    assert server.requests[0].closed.wait(1)
 
 
 def test_while_connecting(warm: Terminal, unanswered_address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -104,13 +105,12 @@ class Feed:
 def wait(event: threading.Event, seconds: float | None) -> None:
     """Waits for an event so that Ctrl-C is felt at once.
 
-    On Windows a thread in a lock does not notice Ctrl-C, so there it waits in short turns.
+    In turns: an unlimited wait goes on after a signal whose handler was set with SA_RESTART, as
+    importing polars does; and on Windows no wait notices Ctrl-C before its end.
     """
-    if os.name != "nt":
-        event.wait(seconds)
-        return
-    end = None if seconds is None else time.monotonic() + seconds
-    while not event.wait(0.1) and (end is None or time.monotonic() < end):
+    turn = 0.1 if os.name == "nt" else 60.0
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while not event.wait(max(0.0, min(turn, end - time.monotonic()))) and time.monotonic() < end:
         pass
 
 
