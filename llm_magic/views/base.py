@@ -110,7 +110,7 @@ def wait(event: threading.Event, seconds: float | None) -> None:
     """
     turn = 0.1 if os.name == "nt" else 60.0
     end = math.inf if seconds is None else time.monotonic() + seconds
-    while not event.wait(max(0.0, min(turn, end - time.monotonic()))) and time.monotonic() < end:
+    while not event.wait(min(turn, end - time.monotonic())) and time.monotonic() < end:
         pass
 
 
