@@ -24,6 +24,7 @@ from jupyter_client.manager import KernelManager
 from traitlets.config import Config
 
 from llm_magic import engine, session
+from llm_magic.stores import folder
 from llm_magic.testing import ScriptedServer
 
 GUARD = Path(__file__).parent / "guard"
@@ -70,6 +71,18 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers are kept, as they are where nothing is set."""
     monkeypatch.delenv("LLM_MAGIC_CACHE_SIZE")
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder not yet there, in a home on a network; the temporary folder is not on it."""
+    home, local = tmp_path / "home", tmp_path / "local"
+    home.mkdir()
+    local.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(local))
+    mount = f"1 1 0:1 / {os.path.realpath(home)} rw - nfs4 server:/ rw"
+    monkeypatch.setattr(folder, "_mountinfo", lambda: mount)
+    return home / "away"
 
 
 @pytest.fixture

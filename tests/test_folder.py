@@ -172,17 +172,6 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, target: str) -> No
     assert "cannot be made" in refusal(tmp_path / "link").args[0]
 
 
-@pytest.fixture
-def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on a network, of a machine whose temporary folder is ``tmp_path / "local"``."""
-    (tmp_path / "local").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
-    place = tmp_path / "away"
-    mount = f"1 1 0:1 / {os.path.realpath(place)} rw - nfs4 server:/ rw"
-    monkeypatch.setattr(folder, "_mountinfo", lambda: mount)
-    return place
-
-
 def test_a_folder_on_this_machine_is_the_one_that_is_used(tmp_path: Path) -> None:
     assert usable_folder(tmp_path / "cache", "cache") == ((tmp_path / "cache").resolve(), "")
 
@@ -193,7 +182,7 @@ def test_the_local_folder_is_private_and_the_user_s(away: Path) -> None:
 
     assert why == f"The cache's folder {away} is on a network, where SQLite is not safe, so"
     assert not away.exists()
-    assert place.parent == (away.parent / "local").resolve()
+    assert place.parent == Path(tempfile.gettempdir()).resolve()
     assert str(os.getuid()) in place.name
     assert "cache" in place.name
     assert mode(place) == 0o700
@@ -218,7 +207,7 @@ def test_the_ledger_of_a_folder_on_a_network_is_kept_on_this_machine(away: Path)
     with pytest.warns(StoreWarning) as told:
         desk.warn()
 
-    (used,) = (away.parent / "local").iterdir()
+    (used,) = Path(tempfile.gettempdir()).iterdir()
     assert [str(each.message) for each in told] == [
         f"The ledger's folder {away} is on a network, where SQLite is not safe, so usage is "
         f"counted in {used.resolve()}, for this machine alone. Choose a local folder: "
