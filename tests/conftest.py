@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -127,6 +128,28 @@ class Terminal:
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.shell.user_ns[name] = value
+
+
+def interrupted_when(
+    ready: Callable[[], bool], run: Callable[[], Ran], patience: float = 5.0
+) -> tuple[Ran, float]:
+    """Runs a cell, sends the interrupt once ready, and says how long it took to return."""
+    sent = 0.0
+
+    def watch() -> None:
+        nonlocal sent
+        end = time.monotonic() + patience
+        while not ready() and time.monotonic() < end:
+            time.sleep(0.005)
+        sent = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    ran = run()
+    returned = time.monotonic()
+    watcher.join()
+    return ran, returned - sent
 
 
 @pytest.fixture

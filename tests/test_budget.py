@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import signal
-import threading
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +14,7 @@ import llm_magic
 from llm_magic import desk, session
 from llm_magic.errors import Interrupted, PromptError, QuotaExceeded, StoreError
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import Terminal
+from tests.conftest import Terminal, interrupted_when
 
 PRICES = {"scripted-model": {"input": 1, "output": 2}}
 
@@ -232,27 +230,15 @@ def test_limits_are_settings(
     assert terminal.run("%llm Two").error is None
 
 
-def interrupted(terminal: Terminal, server: ScriptedServer, cell: str) -> Any:
-    """Runs a cell and interrupts it when words are coming."""
-
-    def stop() -> None:
-        server.wait_for_requests(1)
-        while server.requests[-1].sent_chunks < 5:
-            pass
-        os.kill(os.getpid(), signal.SIGINT)
-
-    watcher = threading.Thread(target=stop)
-    watcher.start()
-    error = terminal.run(cell).error
-    watcher.join()
-    return error
-
-
 def test_an_interrupted_call_is_booked_in_full(priced: Terminal, server: ScriptedServer) -> None:
     """What the provider counted until then, nobody tells."""
     priced.run("%llm_quota --usd 1 --tokens 100000")
     server.enqueue(Reply("Some words. " * 50, tokens_per_second=50))
-    assert type(interrupted(priced, server, "%llm --max-tokens 1000 Hello")) is Interrupted
+    ran, _ = interrupted_when(
+        lambda: bool(server.requests) and server.requests[0].sent_chunks >= 5,
+        lambda: priced.run("%llm --max-tokens 1000 Hello"),
+    )
+    assert type(ran.error) is Interrupted
     bound = len(server.requests[0].raw) + 1000
 
     assert used(priced, "tokens") == f"{bound:,}"

@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -15,31 +13,9 @@ import llm_magic
 from llm_magic import session
 from llm_magic.errors import Interrupted
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import KEY, Ran, Terminal
+from tests.conftest import KEY, Terminal, interrupted_when
 
 SLOW = Reply("One two three four five six. " * 20, tokens_per_second=50)
-
-
-def interrupted_when(
-    ready: Callable[[], bool], run: Callable[[], Ran], patience: float = 5.0
-) -> tuple[Ran, float]:
-    """Runs a cell, sends the interrupt once ready, and says how long it took to return."""
-    sent = 0.0
-
-    def watch() -> None:
-        nonlocal sent
-        end = time.monotonic() + patience
-        while not ready() and time.monotonic() < end:
-            time.sleep(0.005)
-        sent = time.monotonic()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    ran = run()
-    returned = time.monotonic()
-    watcher.join()
-    return ran, returned - sent
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from llm_magic import session
 from llm_magic.testing import FAULTS, QUIRKS, Reply, ScriptedServer
-from tests.conftest import Terminal
+from tests.conftest import Terminal, interrupted_when
 
 DESCRIPTORS = Path("/proc/self/fd")
 REPLIES = [
@@ -43,10 +42,11 @@ def go_through_everything(terminal: Terminal, server: ScriptedServer) -> None:
         terminal.run("%llm -m any Hello")
         server.reset()
     server.enqueue(Reply("Some words. " * 50, tokens_per_second=50))
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    assert isinstance(terminal.run("%llm -m any Hello").error, KeyboardInterrupt)
-    timer.join()
+    ran, _ = interrupted_when(
+        lambda: bool(server.requests) and server.requests[0].sent_chunks >= 5,
+        lambda: terminal.run("%llm -m any Hello"),
+    )
+    assert isinstance(ran.error, KeyboardInterrupt)
     server.reset()
 
 
