@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from llm_magic.decode import Event, Finish, Model, Piece, Sent
-from llm_magic.errors import LLMError, ProviderError, Refused, StreamBroken, Truncated
+from llm_magic.errors import InvalidAnswer, LLMError, ProviderError, Refused, StreamBroken, Truncated
 from llm_magic.types import Request, Response, Usage, text_of
 
 _BROKEN_REASONS = frozenset({"error", "abort", "aborted", "cancelled", "canceled"})
@@ -15,8 +15,13 @@ _BROKEN_REASONS = frozenset({"error", "abort", "aborted", "cancelled", "canceled
 class Answer:
     """What has arrived so far. Appending only: no work for a piece depends on those before.
 
+    Args:
+        request: What is asked.
+        before: The answer that did not fit and is asked again.
+
     Attributes:
         request: What was asked.
+        before: The error of the answer before this one, whose usage counts with it.
         body: The JSON body that was sent; empty before.
         model: The model that answers, as the server says.
         finish: The server's reason for the end; ``"interrupted"`` is ours.
@@ -26,13 +31,14 @@ class Answer:
         finished: Whether the server has said that the answer is at its end.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, before: InvalidAnswer | None = None) -> None:
         self.request = request
+        self.before = before
         self.body: dict[str, Any] = {}
         self.model = ""
         self.finish = ""
         self.usage: Usage | None = None
-        self.attempts = 0
+        self.attempts = before.attempts if before else 0
         self.billable = self.finished = False
         self.words: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
         self._began = time.monotonic()
@@ -91,7 +97,7 @@ class Answer:
 
     def stamp(self, error: LLMError) -> None:
         """Gives an error the data of its call, and the way to the partial text."""
-        error.text = self.text() or self.text("refusal")
+        error.text = self.text() or self.text("refusal") or (self.before.text if self.before else "")
         error.attempts = self.attempts
         error.model = self.model or self.request.model or None
         if isinstance(error, StreamBroken) and not error.fix:
@@ -101,7 +107,9 @@ class Answer:
             error.fix = f"{part} {error.fix}"
         # A call that the server turned away used nothing.
         if self.billable:
-            error.usage = self.counted()
+            error.usage = self.total()
+        elif self.before:
+            error.usage = self.before.usage
 
     def received(self) -> int:
         """Bytes of the answer, its reasoning included."""
@@ -120,13 +128,18 @@ class Answer:
             estimated=True,
         )
 
+    def total(self) -> Usage:
+        """Tokens of this answer and of those before it."""
+        before = self.before.usage if self.before else None
+        return before + self.counted() if before else self.counted()
+
     def response(self) -> Response:
         """The answer as the caller gets it."""
         text = self.text()
         return Response(
             text=text,
             value=text,
-            usage=self.counted(),
+            usage=self.total(),
             model=self.model or self.request.model,
             finish_reason=self.finish,
             reasoning=self.text("reasoning"),

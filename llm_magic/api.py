@@ -20,6 +20,7 @@ from llm_magic.views.tables import Table
 def ask(
     prompt: str,
     *,
+    schema: Any = str,
     model: str | None = None,
     system: str | None = None,
     images: Sequence[Any] = (),
@@ -31,11 +32,14 @@ def ask(
     fresh: bool = False,
     no_cache: bool = False,
     max_cost: float | Decimal | None = None,
+    repairs: int = 1,
 ) -> Response:
     """Asks a model and waits for the whole answer. Shows nothing; works in a running event loop.
 
     Args:
         prompt: The text, taken as it is (no template).
+        schema: What the answer must be: a pydantic model, dataclass, TypedDict, Enum, Literal, or a
+            list, dict, tuple or union of them; ``str`` is prose.
         model: Model name; None takes the setting.
         system: System message; None takes the setting, empty sends none.
         images: matplotlib figures or PIL images to attach.
@@ -47,9 +51,11 @@ def ask(
         fresh: Ask again, and keep the new answer in place of the cached one.
         no_cache: Neither look the answer up nor keep it.
         max_cost: USD; refused where the call can come to more.
+        repairs: How often an answer that does not fit ``schema`` is asked again with its errors.
 
     Returns:
-        The answer; ``str(response)`` is its text.
+        The answer: ``response.value`` is the object, with ``str`` the text, ``response.text`` the
+        words, ``response.frame()`` a list of objects as a table.
 
     Raises:
         LLMError: The class that says what went wrong, with the partial ``text``.
@@ -61,6 +67,8 @@ def ask(
         fresh=fresh,
         no_cache=no_cache,
         max_cost=max_cost,
+        repairs=repairs,
+        schema=schema,
         model=model,
         system=system,
         temperature=temperature,
@@ -99,6 +107,7 @@ def _prepared(
     fresh: bool = False,
     no_cache: bool = False,
     max_cost: float | Decimal | None = None,
+    repairs: int = 1,
     **options: Any,
 ) -> tuple[Session, Request, Wish]:
     check_text(prompt)
@@ -108,7 +117,7 @@ def _prepared(
         content = [{"type": "text", "text": prompt}, *pictures]
     session = current()
     most = None if max_cost is None else Decimal(str(max_cost))
-    return session, session.request(content, **options), Wish(fresh, no_cache, most)
+    return session, session.request(content, **options), Wish(fresh, no_cache, most, repairs)
 
 
 def _picture(image: Any) -> ImageValue:

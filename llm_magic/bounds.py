@@ -110,6 +110,9 @@ def worst_case(
         QuotaExceeded: A limit in USD, and the price is not known; or ``max_cost`` is passed.
     """
     tokens_in, out = input_bound(body), output_bound(request)
+    if request.schema:
+        # In words as well, for a server that will not take it as a field.
+        tokens_in += len(dumps(request.schema.instruction))
     limited = {limit.metric for limit, _ in standing} - {"requests"}
     in_money = "usd" in limited or terms.max_cost is not None
     tier = request.fields.get("service_tier")
@@ -121,7 +124,8 @@ def worst_case(
 
     if in_money and price(0) is None:
         raise _unpriced(request)
-    if out is None and (limited or terms.max_cost is not None):
+    # Models that are held to JSON can fall into endless blanks: such an answer has a cap always.
+    if out is None and (limited or terms.max_cost is not None or request.schema):
         cap = _affordable(tokens_in, price, terms, standing)
         request = replace(request, max_tokens=cap)
         out = cap * _answers(request)

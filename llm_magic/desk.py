@@ -18,7 +18,13 @@ from typing import Any
 from llm_magic.bounds import Terms, Worst, worst_case
 from llm_magic.cassette import Cassette
 from llm_magic.entries import Cache, fingerprint
-from llm_magic.errors import QuotaExceeded, StoreError, StoreWarning
+from llm_magic.errors import (
+    InvalidAnswer,
+    QuotaExceeded,
+    ReplayMissing,
+    StoreError,
+    StoreWarning,
+)
 from llm_magic.flight import Flights
 from llm_magic.holds import Quota
 from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
@@ -91,7 +97,7 @@ class Desk:
             found = shelf.find_replayed(request)
         else:
             return None
-        if found:
+        if found := _fitting(request, found, replays=shelf.replays):
             self.saved(found, cell)
         return found
 
@@ -103,7 +109,7 @@ class Desk:
         if not request.model:
             request = replace(request, model=shelf.last_model(request) or "")
         found = shelf.find(fingerprint(request)) if request.model else None
-        if found:
+        if found := _fitting(request, found):
             words = f"Answered already ({found.status()}): running it costs nothing."
             return request.max_tokens, words
         terms = self.terms(wish, "")
@@ -266,6 +272,26 @@ class Desk:
         if self._cache:
             self._cache[1].close()
             self._cache = None
+
+
+def _fitting(request: Request, found: Response | None, *, replays: bool = False) -> Response | None:
+    """A stored answer as the schema has it; one that no longer fits is none.
+
+    Raises:
+        ReplayMissing: It does not fit, and nothing may be asked.
+    """
+    if found is None or request.schema is None:
+        return found
+    try:
+        return request.schema.fit(found)
+    except InvalidAnswer as error:
+        if not replays:
+            return None
+        raise ReplayMissing(
+            f"The recorded answer no longer fits: {error.args[0]} Nothing was sent.",
+            fix="Record it anew: run the cell with LLM_MAGIC_MODE=live",
+            text=found.text,
+        ) from None
 
 
 def _note(ledger: Ledger, saved: list[Saved]) -> None:

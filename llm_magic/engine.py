@@ -17,7 +17,15 @@ from llm_magic.answer import Answer
 from llm_magic.bounds import Terms
 from llm_magic.decode import Event, Piece
 from llm_magic.entries import Fingerprint, fingerprint
-from llm_magic.errors import LLMError, ProviderError, ServerUnreachable, StreamBroken, UnknownModel
+from llm_magic.errors import (
+    InvalidAnswer,
+    LLMError,
+    ProviderError,
+    QuotaExceeded,
+    ServerUnreachable,
+    StreamBroken,
+    UnknownModel,
+)
 from llm_magic.flight import Flights, Sink
 from llm_magic.holds import Hold, Quota
 from llm_magic.shelf import Shelf
@@ -63,6 +71,7 @@ class Call:
         terms: What it may spend.
         quota: Where that is booked.
         flights: The calls of this kernel that it may join.
+        repairs: How often an answer that does not fit the schema is asked again.
     """
 
     limits: Limits
@@ -70,6 +79,7 @@ class Call:
     terms: Terms
     quota: Quota
     flights: Flights
+    repairs: int = 1
 
 
 async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Response:
@@ -93,7 +103,7 @@ async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Respon
         answer.request = request = await _with_model(request, wire, call)
         print_ = fingerprint(request)
         # Looked up before the call was handed over, but perhaps by another model's name.
-        if found := call.shelf.find(print_):
+        if found := await _find(request, print_, call):
             return found
     if not call.shelf.shared:
         return await _fly(request, print_, wire=wire, sink=sink, call=call)
@@ -101,14 +111,69 @@ async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Respon
     def fly(everyone: Sink) -> Coroutine[Any, Any, Response]:
         return _fly(request, print_, wire=wire, sink=everyone, call=call)
 
-    return await call.flights.share(print_.key, fly, sink)
+    while True:
+        response = await call.flights.share(print_.key, fly, sink)
+        if not (response.cached and request.schema):
+            return response
+        # Another one's answer, read by its own class: by ours it may be another value, or none.
+        if fitting := await _fitting(request, response):
+            return fitting
+
+
+async def _find(request: Request, print_: Fingerprint, call: Call) -> Response | None:
+    """The kept answer, if it still is one."""
+    found = call.shelf.find(print_)
+    return await _fitting(request, found) if found and request.schema else found
+
+
+async def _fitting(request: Request, response: Response) -> Response | None:
+    try:
+        return await _read(request, response)
+    except InvalidAnswer:
+        return None
+
+
+async def _read(request: Request, response: Response) -> Response:
+    """The response with the value that its text gives."""
+    if request.schema is None:
+        return response
+    # On a thread of its own: the notebook's validators may take long, or ask a model themselves.
+    return await asyncio.to_thread(request.schema.fit, response)
 
 
 async def _fly(
     request: Request, print_: Fingerprint, *, wire: Wire, sink: Sink, call: Call
 ) -> Response:
-    """One call: held, sent, heard, judged, kept, settled."""
-    async with _told(Answer(request), wire, sink) as answer:
+    """One call; where the answer does not fit the schema, another one that says so."""
+    before: InvalidAnswer | None = None
+    asked = request
+    for left in reversed(range(call.repairs + 1)):
+        try:
+            return await _once(asked, print_, before, wire=wire, sink=sink, call=call)
+        except InvalidAnswer as error:
+            if not left or request.schema is None:
+                raise
+            before = error
+        except QuotaExceeded as error:
+            if before:
+                error.args = (f"{before.args[0]} Asking again was refused: {error.args[0]}",)
+            raise
+        sink.again(f"{before.args[0]} Asking again with what is wrong.")
+        asked = replace(request, messages=request.schema.repaired(request.messages, before))
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _once(
+    request: Request,
+    print_: Fingerprint,
+    before: InvalidAnswer | None,
+    *,
+    wire: Wire,
+    sink: Sink,
+    call: Call,
+) -> Response:
+    """One answer: held, sent, heard, judged, read, kept, settled."""
+    async with _told(Answer(request, before), wire, sink) as answer:
         hold = await _hold(request, print_, wire=wire, sink=sink, call=call)
         if isinstance(hold, Response):
             return hold
@@ -118,7 +183,12 @@ async def _fly(
                 _listen, answer, hold, wire=wire, sink=sink, limits=call.limits
             )
             answer.judge()
-            response = await hold.priced(answer.response())
+            cost = await hold.price(answer)
+            try:
+                response = await _read(request, replace(answer.response(), cost=cost))
+            except InvalidAnswer as error:
+                error.cost = cost
+                raise
             # Before the hold is settled: whoever waits for it looks here next.
             await call.quota.do(call.shelf.keep, print_, response)
         finally:
@@ -137,7 +207,7 @@ async def _hold(
         hold = await call.quota.hold(request, body, print_.key if shared else None, call.terms)
         # Looked up again now that the claim is ours, or that somebody's has ended: between the last
         # look and this moment another kernel can have asked and kept the answer.
-        found = call.shelf.find(print_) if shared else None
+        found = await _find(request, print_, call) if shared else None
         if hold != "flying":
             if found is None:
                 return hold

@@ -64,6 +64,10 @@ def fingerprint(request: Request) -> Fingerprint:
     if request.max_tokens is not None:
         body["max_tokens"] = request.max_tokens
     body |= {name: value for name, value in request.fields.items() if name not in NOT_IN_KEY}
+    if schema := request.schema:
+        # The whole schema, in one form, however much of it a server takes.
+        form = {"name": schema.name, "schema": schema.plain}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
     return sign(body, request.base_url)
 
 

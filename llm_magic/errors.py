@@ -7,6 +7,7 @@
     ├── StoreError              the ledger or a cassette cannot be used
     ├── Refused                 the model or the provider's content filter declined
     ├── Truncated               the answer was cut at the output limit
+    ├── InvalidAnswer           the answer is not what ``--schema`` asks for
     ├── StreamBroken            the answer stopped before the server said that it was complete
     └── ProviderError           the server answered with an error, or not at all
         ├── RateLimited
@@ -27,6 +28,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from llm_magic.types import Response, Usage
 
 
@@ -133,6 +136,20 @@ class Refused(LLMError):
 
 class Truncated(LLMError):
     """The answer was cut at the output limit; ``text`` holds what arrived."""
+
+
+class InvalidAnswer(LLMError):
+    """The answer is no value of the type, nor were those asked for with its errors shown.
+
+    Attributes:
+        errors: What is wrong with the last one: ``place: what is wanted (got input)``.
+        text: The last answer.
+        usage: Tokens of all attempts.
+        cost: Price of all attempts in USD; None when it is not known.
+    """
+
+    errors: tuple[str, ...] = ()
+    cost: Decimal | None = None
 
 
 class StreamBroken(LLMError):

@@ -28,6 +28,9 @@ class Sink(Protocol):
     def notice(self, message: str) -> None:
         """Something to tell while waiting, such as a retry."""
 
+    def again(self, message: str) -> None:
+        """The words so far do not count: the answer is asked anew, and why."""
+
     def stopped(self, response: Response) -> None:
         """The call was cancelled; this is what there was."""
 
@@ -51,6 +54,12 @@ class Flight:
         """Something to tell all."""
         for sink in self._sinks:
             sink.notice(message)
+
+    def again(self, message: str) -> None:
+        """The words so far do not count, for all."""
+        self._pieces = []
+        for sink in self._sinks:
+            sink.again(message)
 
     def stopped(self, response: Response) -> None:
         """The last one has left."""

@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from llm_magic.answer import Answer
 from llm_magic.bounds import ZERO, Terms, Worst, refusal, worst_case
 from llm_magic.errors import StoreError
 from llm_magic.ledger import LEASE, Amount, Claim, Full, Ledger, Used, nanos
-from llm_magic.types import Request, Response, Usage
+from llm_magic.types import Request, Usage
 
 
 class Quota:
@@ -163,11 +162,14 @@ class Hold:
         request = self.worst.request
         self._quota.later(self.terms.prices.known, request.model, request.base_url)
 
-    async def priced(self, response: Response) -> Response:
-        """The response with its price, where it is known."""
+    async def price(self, answer: Answer) -> Decimal | None:
+        """What an answer cost in USD, with those before it; None where that is not known."""
         # Not on the loop's thread: the list of prices takes 0.2 s to import.
-        cost = await self._quota.do(self._cost, response.model, response.usage)
-        return replace(response, cost=cost)
+        model = answer.model or answer.request.model
+        cost: Decimal | None = await self._quota.do(self._cost, model, answer.counted())
+        if cost is None or answer.before is None:
+            return cost
+        return None if answer.before.cost is None else answer.before.cost + cost
 
     def settle(self, answer: Answer) -> None:
         """Books what the call came to; in its turn, so nobody waits for the disk."""

@@ -42,6 +42,8 @@ class LLMMagics(Magics):
         help="Any further field of the request; may be repeated.",
     )
     @argument("-o", "--out", metavar="NAME", help="Bind the answer to NAME (also: NAME <<).")
+    @argument("--schema", metavar="TYPE", help="Give an object of this type, not prose.")
+    @argument("--repairs", metavar="N", type=int, default=1, help="Ask again if it does not fit.")
     @argument("--fresh", action="store_true", help="Ask again; replaces the cached answer.")
     @argument("--no-cache", action="store_true", help="Neither look the answer up nor keep it.")
     @argument("--max-cost", metavar="USD", help="Refuse where the call can come to more.")
@@ -64,6 +66,9 @@ class LLMMagics(Magics):
             {{ df }}
 
             x = %llm --max-tokens 50 Name a prime number.
+
+            %%llm reviews << --schema list[Review]
+            {{ texts }}
         """
         command = line_options.parse(self.llm.parser, line)
         chosen = command.options
@@ -73,7 +78,8 @@ class LLMMagics(Magics):
                 fix="The prompt goes below the line. See the options: %%llm?",
             )
         request = self._request(chosen, command.rest if cell is None else cell)
-        wish = Wish(chosen.fresh, chosen.no_cache, line_options.money(chosen.max_cost))
+        most = line_options.money(chosen.max_cost)
+        wish = Wish(chosen.fresh, chosen.no_cache, most, max(0, chosen.repairs))
         if chosen.dry_run:
             self._dry_run(request, wish)
             return None
@@ -102,12 +108,22 @@ class LLMMagics(Magics):
             seed=chosen.seed,
             effort=chosen.effort,
             params=line_options.params(chosen.param),
+            schema=self._type(chosen.schema),
         )
+
+    def _type(self, expression: str | None) -> Any:
+        if expression is None:
+            return str
+        from llm_magic.structured import type_named
+
+        return type_named(expression, self.shell.user_ns)
 
     def _ask(self, request: Request, chosen: argparse.Namespace, wish: Wish) -> Response:
         from llm_magic.views import choose
 
-        view = choose(self.shell, quiet=chosen.quiet, live=not chosen.no_stream)
+        view = choose(
+            self.shell, quiet=chosen.quiet, live=not chosen.no_stream, schema=request.schema
+        )
         response = self._session.ask(request, view, wish)
         self._session.mark_shown(response)
         return response

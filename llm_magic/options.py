@@ -21,6 +21,7 @@ from llm_magic.errors import PromptError
 _NAME = re.compile(r"([^\W\d]\w*)\s*<<(?:\s+|$)")
 _OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(?:=|(?=\s|$))")
 _QUOTED = re.compile(r"""(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)(?=\s|$)""")
+_TYPE_PART = re.compile(r"""\s*\|\s*|"(?:\\.|[^"])*"|'(?:\\.|[^'])*'|\s+|[\[\]()]|[^\s\[\]()|"']+|["']""")
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"])*"|'[^']*'|["'])+""")
 
 
@@ -61,7 +62,8 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
             action = known.get(found[1]) or _unknown(found[1], list(known))
             place = found.end()
             if action.nargs != 0:
-                value, place = _value(line, place, found[1])
+                read = _type if action.dest == "schema" else _value
+                value, place = read(line, place, found[1])
                 # In one word, so that a value that starts with a dash is still a value.
                 words.append(f"{action.option_strings[-1]}={value}")
             elif found[0].endswith("="):
@@ -160,6 +162,22 @@ def _value(line: str, place: int, option: str) -> tuple[str, int]:
     if found := _WORD.match(line, place):
         return _unquoted(found[0]), found.end()
     raise PromptError(f"{option} needs a value; nothing was sent.", fix="See the options: %%llm?")
+
+
+def _type(line: str, place: int, option: str) -> tuple[str, int]:
+    """A type expression, which has blanks in its brackets and around ``|``."""
+    place += len(line[place:]) - len(line[place:].lstrip())
+    if found := _QUOTED.match(line, place):
+        return found["text"], found.end()
+    start, depth = place, 0
+    for part in _TYPE_PART.finditer(line, place):
+        if part.start() != place or (part[0].isspace() and depth == 0):
+            break
+        depth += (part[0] in "[(") - (part[0] in ")]")
+        place = part.end()
+    if place == start:
+        return _value(line, place, option)
+    return line[start:place], place
 
 
 def _unquoted(word: str) -> str:

@@ -26,6 +26,7 @@ from llm_magic.wire import OpenAIWire
 if TYPE_CHECKING:
     from llm_magic.desk import Desk
     from llm_magic.engine import Call
+    from llm_magic.structured import Schema
 
 _SILENT = Silent()
 _AS_USUAL = Wish()
@@ -75,11 +76,13 @@ class Session:
         seed: int | None = None,
         effort: str | None = None,
         params: Mapping[str, Any] | None = None,
+        schema: Any = str,
     ) -> Request:
         """A request from what the call names and, for the rest, the settings.
 
         Raises:
-            PromptError: When ``params`` names a field that has an option of its own.
+            PromptError: When ``params`` names a field that has an option of its own, or ``schema``
+                is a type that cannot be read from JSON.
         """
         settings = self.settings
         settings.read_environment()
@@ -90,11 +93,14 @@ class Session:
         given = {"temperature": heat, "seed": seed, "reasoning_effort": effort}
         fields = {name: value for name, value in given.items() if value is not None}
         for name, value in (params or {}).items():
-            if name in ("model", "messages", "stream"):
+            if name in ("model", "messages", "stream") or (
+                name == "response_format" and schema is not str
+            ):
                 raise PromptError(
                     f"--param {name}=... would change what llm_magic itself must set; nothing "
                     "was sent.",
-                    fix="Use -m for the model, -s for the system message, the cell for the prompt.",
+                    fix="Use -m for the model, -s for the system message, --schema for the form "
+                    "of the answer, the cell for the prompt.",
                 )
             fields[name] = value
         _check_json(fields)
@@ -104,6 +110,7 @@ class Session:
             base_url=settings.base_url.rstrip("/"),
             max_tokens=settings.max_tokens if max_tokens is None else max_tokens,
             fields=fields,
+            schema=None if schema is str else _schema_for(schema),
         )
 
     def wire(self, request: Request) -> OpenAIWire:
@@ -130,7 +137,7 @@ class Session:
             if response is None:
                 response = self._ask(request, view, wish)
             if view is not _SILENT:
-                view.finish(response.text, self.status(response))
+                view.finish(response.value, self.status(response))
             return response
         finally:
             self.desk.warn()
@@ -150,11 +157,11 @@ class Session:
             return future.result()
         except KeyboardInterrupt:
             partial = _stop(future, feed, request)
-            finish(partial.text, f"{partial.status()} · stopped, incomplete")
+            finish(_as_shown(request, partial.text), f"{partial.status()} · stopped, incomplete")
             raise Interrupted(_stopped_message(partial), partial) from None
         except Exception as error:
             came = feed.text()
-            finish(came, _incomplete(error) if came else "")
+            finish(_as_shown(request, came), _incomplete(error) if came else "")
             raise
 
     def submit(self, request: Request, feed: Feed, wish: Wish) -> Future[Response]:
@@ -172,6 +179,7 @@ class Session:
             terms=desk.terms(wish, cell),
             quota=desk.quota,
             flights=desk.flights,
+            repairs=wish.repairs,
         )
         return self._run(self._counted(request, feed, call, cell))
 
@@ -252,6 +260,13 @@ class Session:
             return asyncio.run_coroutine_threadsafe(call, self._loop)
 
 
+def _schema_for(type_: Any) -> Schema | None:
+    # pydantic takes a tenth of a second to import.
+    from llm_magic.structured import schema_for
+
+    return schema_for(type_)
+
+
 def _check_json(fields: Mapping[str, Any]) -> None:
     try:
         json.dumps(fields, allow_nan=False)
@@ -270,6 +285,11 @@ def _stop(future: Future[Response] | None, feed: Feed, request: Request) -> Resp
             return settled
     text = feed.text()
     return Response(text, Usage(estimated=True), request.model, "interrupted", value=text)
+
+
+def _as_shown(request: Request, text: str) -> str:
+    """What came of an answer, as Markdown: half an object is code."""
+    return f"```json\n{text}\n```" if text and request.schema else text
 
 
 def _incomplete(error: Exception) -> str:

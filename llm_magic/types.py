@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llm_magic.frames import frame
 from llm_magic.units import ago, usd
+
+if TYPE_CHECKING:
+    from llm_magic.structured import Schema
 
 Message = dict[str, Any]
 """A chat message as the wire wants it: ``{"role": ..., "content": str or list of parts}``."""
@@ -42,6 +46,14 @@ class Usage:
     cache_write_tokens: int = 0
     estimated: bool = False
 
+    def __add__(self, other: Usage) -> Usage:
+        counts = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in self.__slots__
+            if name != "estimated"
+        }
+        return Usage(**counts, estimated=self.estimated or other.estimated)
+
     @property
     def total_tokens(self) -> int:
         """Input and output tokens together."""
@@ -62,6 +74,7 @@ class Request:
         base_url: URL of the server up to and including ``/v1``.
         max_tokens: Cap on the answer in tokens, reasoning included; None sends no cap.
         fields: Further fields of the JSON body, sent as they are.
+        schema: What the answer must be; None for prose.
     """
 
     messages: tuple[Message, ...]
@@ -69,6 +82,7 @@ class Request:
     base_url: str
     max_tokens: int | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    schema: Schema | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +91,7 @@ class Response:
 
     Attributes:
         text: The answer, without reasoning.
-        value: What a caller computes with: ``text``.
+        value: What a caller computes with: ``text``, or with a schema the object read from it.
         usage: Tokens in and out.
         cost: Price of this call in USD: 0 when nothing was sent, None when it is not known.
         cached: True when the answer was there already (cache, cassette, or an equal call at the
@@ -109,6 +123,18 @@ class Response:
     def __str__(self) -> str:
         return self.text
 
+    def frame(self) -> Any:
+        """The value as a data frame: a row for each item of a list, a column for each field.
+
+        Returns:
+            A pandas frame; a polars one where only polars is imported or installed.
+
+        Raises:
+            TypeError: The value is neither a list of items nor an object with fields.
+            ImportError: Neither pandas nor polars is installed.
+        """
+        return frame(self.value)
+
     def __repr__(self) -> str:
         return f"<Response {self.status()}; see .text, .value, .usage, .model>"
 
@@ -138,8 +164,10 @@ class Wish:
         fresh: Ask, whatever is stored, and store the new answer.
         no_cache: Neither look up nor store.
         max_cost: The most that it may come to, in USD.
+        repairs: How often an answer that does not fit the schema is asked again.
     """
 
     fresh: bool = False
     no_cache: bool = False
     max_cost: Decimal | None = None
+    repairs: int = 1

@@ -1,0 +1,81 @@
+"""A value as a data frame, of the library that the notebook uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib.util
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+def frame(value: Any) -> Any:
+    """A row for each item of a list (tuple, set), a column for each field.
+
+    Args:
+        value: A list of models, dataclasses, mappings or plain values; or one object with fields,
+            which is one row.
+
+    Raises:
+        TypeError: It is neither.
+        ImportError: Neither pandas nor polars is installed.
+    """
+    fields = _fields(value)
+    if fields is not None:
+        rows = [fields]
+    elif isinstance(value, list | tuple | set | frozenset):
+        found = [_fields(item) for item in value]
+        rows = [
+            {"value": _plain(item)} if each is None else each
+            for item, each in zip(value, found, strict=True)
+        ]
+    else:
+        raise TypeError(
+            f"a {type(value).__name__} has no rows: ask for a list, as in --schema list[Review]"
+        )
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    if _library() == "polars":
+        import polars
+
+        return polars.DataFrame(columns, strict=False)
+    import pandas as pd
+
+    return pd.DataFrame(columns)
+
+
+def _library() -> str:
+    """pandas, unless only polars is imported, or only polars is installed."""
+    for there in (sys.modules.__contains__, importlib.util.find_spec):
+        if there("pandas"):
+            return "pandas"
+        if there("polars"):
+            return "polars"
+    return "pandas"
+
+
+def _fields(item: Any) -> dict[str, Any] | None:
+    """The fields of an object by name; None where it has none."""
+    if isinstance(item, Mapping):
+        names = {str(name): value for name, value in item.items()}
+    elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+        names = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    elif hasattr(type(item), "model_fields"):
+        names = dict(item)
+    elif hasattr(item, "_asdict"):
+        names = item._asdict()
+    else:
+        return None
+    return {name: _plain(value) for name, value in names.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Nested objects as dicts, members of an Enum as their values: what a column can hold."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if (fields := _fields(value)) is not None:
+        return fields
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each) for each in value]
+    return value

@@ -1,0 +1,144 @@
+"""JSON while it grows: what of it is final, in work linear in its length.
+
+A value counts once something behind it proves that it is whole: ``34`` may become ``345``. (jiter's
+partial mode was tried and dropped: it gives a cut number as a whole one, and parses from the start
+each time.) Each container that is still open is entered, so that a character is read once for every
+open container around it and never again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_START = re.compile(r"""[{\[](?=\s*["{\[\]}\-\d]|\s*(?:true|false|null)\b)""")
+_GAP = re.compile(r"[\s,]*")
+_COLON = re.compile(r"\s*:\s*")
+_BEHIND = re.compile(r"\s*[,\]}]")
+# As much of a text as can be decoded: no half escape, no half of a surrogate pair.
+_WORDS = re.compile(
+    r"(?:[^\"\\]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}"
+    r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|\\[^u])*+",
+    re.DOTALL,
+)
+_DECODER = json.JSONDecoder(strict=False)
+_DEEPEST = 100
+"""Open containers that are entered; what lies deeper is shown when it is whole."""
+
+
+class Growth:
+    """The first JSON object or array in a text that comes in pieces.
+
+    Attributes:
+        root: What is final of it: a dict or list that fills, or None before it begins.
+        open: The containers that are not closed yet, outermost first.
+        key: Where in the innermost of them the unfinished text belongs; None in an array.
+        words: The unfinished text so far; None where none is being written.
+    """
+
+    def __init__(self) -> None:
+        self.root: Any = None
+        self.open: list[Any] = []
+        self.key: str | None = None
+        self.words: list[str] | None = None
+        self._rest = ""
+        self._waits = False
+
+    def feed(self, text: str) -> None:
+        """Takes what has come."""
+        self._rest += text
+        if self.root is None:
+            found = _START.search(self._rest)
+            if not found:
+                # A bracket and blanks may be the start, cut.
+                self._rest = self._rest[-64:]
+                return
+            self._enter(found[0])
+            self._rest = self._rest[found.end() :]
+        place, step = 0, 0
+        while self.open and step is not None:
+            step = self._read_words(place) if self.words is not None else self._step(place)
+            place = place if step is None else step
+        self._rest = self._rest[place:] if self.open else ""
+
+    def _step(self, place: int) -> int | None:
+        """Reads one key or value; the place behind it, or None where more has to come."""
+        gap = _GAP.match(self._rest, place)
+        place = gap.end() if gap else place
+        mark = self._rest[place : place + 1]
+        inside = self.open[-1]
+        if not mark or mark in "]}":
+            if mark:
+                self.open.pop()
+            return place + 1 if mark else None
+        if type(inside) is dict and not self._waits:
+            return self._read_key(place)
+        return self._read_value(place, mark)
+
+    def _read_key(self, place: int) -> int | None:
+        try:
+            key, end = _DECODER.raw_decode(self._rest, place)
+        except ValueError:
+            return None
+        colon = _COLON.match(self._rest, end)
+        if not colon or colon.end() == len(self._rest):
+            return None
+        self.key, self._waits = str(key), True
+        return colon.end()
+
+    def _read_value(self, place: int, mark: str) -> int | None:
+        if mark == '"':
+            end = self._whole(place)
+            if end is None:
+                self.words = []
+                return place + 1
+            return end
+        end = self._whole(place)
+        if end is None and mark in "{[" and len(self.open) < _DEEPEST:
+            self._enter(mark)
+            return place + 1
+        return end
+
+    def _whole(self, place: int) -> int | None:
+        """Keeps the value at a place if all of it is there."""
+        try:
+            value, end = _DECODER.raw_decode(self._rest, place)
+        except (ValueError, RecursionError):
+            return None
+        # A text or a container ends with its own mark; a number with what follows it.
+        if not isinstance(value, str | dict | list) and not _BEHIND.match(self._rest, end):
+            return None
+        self._keep(value)
+        return end
+
+    def _read_words(self, place: int) -> int | None:
+        """Reads on in an unfinished text, from where it was left."""
+        assert self.words is not None  # noqa: S101
+        found = _WORDS.match(self._rest, place)
+        end = found.end() if found else place
+        if end > place:
+            self.words.append(_decoded(self._rest[place:end]))
+        if self._rest[end : end + 1] != '"':
+            self._rest, place = self._rest[end:], 0
+            return None if end == 0 else 0
+        whole, self.words = "".join(self.words), None
+        self._keep(whole)
+        return end + 1
+
+    def _enter(self, mark: str) -> None:
+        container: Any = {} if mark == "{" else []
+        if self.root is None:
+            self.root = container
+        else:
+            self._keep(container)
+        self.open.append(container)
+
+    def _keep(self, value: Any) -> None:
+        inside = self.open[-1]
+        if type(inside) is list:
+            inside.append(value)
+        else:
+            # A key that comes twice does not change what is shown; the reading refuses it.
+            inside.setdefault(self.key, value)
+            self._waits = False

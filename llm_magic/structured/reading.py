@@ -1,0 +1,318 @@
+"""From the words of an answer to a value of the type, or to what is wrong with them.
+
+Models write prose around JSON, think aloud in it, quote the question and correct themselves. The
+last attempt counts. Nothing is mended: what is no JSON, or could be read in two ways, is asked
+again, because a guess may be a wrong value that nobody notices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from llm_magic.errors import InvalidAnswer, LLMError
+from llm_magic.structured.guard import Guard
+from llm_magic.structured.schema import WRAPPER, Schema
+
+LARGEST = 8 * 1024 * 1024
+"""Characters of an answer that are read; 128,000 tokens are about half a million."""
+_MOST_SPANS = 1_000
+_MOST_ERRORS = 10
+_THINK_END = "</think>"
+_START = re.compile(r"[{\[]")
+# What JSON, or something that is meant to be, begins with; a brace in prose or LaTeX does not.
+_LIKE_JSON = re.compile(
+    r"""\{\s*(?:["'“}/]|\w+["']?\s*:)|\[\s*(?:["'“{\[\]/\-\d]|(?:true|false|null|True|False|None)\b)"""
+)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]"]', re.DOTALL)
+_FENCE_BEFORE = re.compile(r"```[ \t]*[\w+-]*\s*$")
+_FENCED = re.compile(r"\A```[ \t]*[\w+-]*[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
+# The rest of a larger value follows: this was a part of it.
+_GOES_ON = re.compile(r'\s*(?:[\]}]|,\s*["{\[\]}])')
+_NOT_FINITE = re.compile(r"nan|inf|\d{300}", re.IGNORECASE)
+_LONG_NUMBER = re.compile(r"\d[\d.]{17,}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A place in the text that is JSON, or was meant to be.
+
+    Attributes:
+        text: Its characters.
+        value: The parsed value.
+        fault: Why it is none; empty where it is one.
+        fenced: Whether it stands in a code fence.
+    """
+
+    text: str
+    value: Any
+    fault: str
+    fenced: bool
+
+
+def read(schema: Schema, text: str) -> Any:
+    """The value that an answer gives.
+
+    Args:
+        schema: What it must be.
+        text: The answer.
+
+    Raises:
+        InvalidAnswer: It gives none, or none for certain; ``errors`` says what is wrong.
+    """
+    if len(text) > LARGEST:
+        raise _invalid(schema, text, [f"the answer is longer than {LARGEST:,} characters"])
+    words = text.rpartition(_THINK_END)[2].strip("\ufeff \t\r\n")
+    spans = list(_spans(words))
+    if len(spans) > _MOST_SPANS:
+        raise _invalid(schema, text, [f"the answer has more than {_MOST_SPANS:,} JSON values"])
+    try:
+        return _value(schema, spans) if spans else _scalar(schema, words)
+    except _Misfit as misfit:
+        raise _invalid(schema, text, misfit.errors) from None
+
+
+class _Misfit(Exception):
+    """What is wrong with an answer."""
+
+    def __init__(self, *errors: str) -> None:
+        super().__init__(*errors)
+        self.errors = list(errors)
+
+
+def _value(schema: Schema, spans: list[_Span]) -> Any:
+    """The value of the last attempt, where no other one contradicts it."""
+    attempts, bare = _attempts(schema, spans)
+    last = attempts[-1]
+    value = _fitted(schema, last, bare=bare)
+    # A fence says "this is it"; of several lists in prose nothing says which one is meant.
+    rivals = attempts if bare else [span for span in attempts if span.fenced and not last.fenced]
+    for rival in rivals:
+        if not rival.fault and rival.value != last.value and _fits(schema, rival, bare=bare):
+            raise _Misfit("the answer gives several values that fit, and they differ")
+    return value
+
+
+def _attempts(schema: Schema, spans: list[_Span]) -> tuple[list[_Span], bool]:
+    """The spans that were meant as the answer, and whether they lack our object around them.
+
+    A malformed one counts, so that a draft before it, or a quoted example, is not taken instead.
+    """
+    keys = [WRAPPER] if schema.wrapped else list(schema.plain["properties"])
+    named = re.compile(
+        rf"""(?<!\w)(?:{"|".join(map(re.escape, keys))})["'”]?\s*:""", re.IGNORECASE
+    )
+    meant = [span for span in spans if keys and named.search(span.text)]
+    echoes = [span for span in meant if _is_echo(schema, span.value)]
+    meant = [span for span in meant if span not in echoes] or meant
+    if meant:
+        return meant, False
+    if not schema.wrapped:
+        return spans, False
+    kinds = {"[": "array", "{": "object"}
+    bare = [span for span in spans if kinds[span.text[0]] in _kinds(schema, schema.inner)]
+    return (bare, True) if bare else (spans, True)
+
+
+def _kinds(schema: Schema, node: dict[str, Any]) -> set[str]:
+    """The kinds of JSON that a part of the schema allows."""
+    node = schema.resolved(node)
+    branches = node.get("anyOf") or node.get("oneOf")
+    if branches:
+        return set().union(*(_kinds(schema, branch) for branch in branches))
+    return {node["type"]} if "type" in node else {"array", "object"}
+
+
+def _is_echo(schema: Schema, value: Any) -> bool:
+    """Whether a value is a schema: ours, or one like it."""
+    if not isinstance(value, dict):
+        return False
+    own = schema.plain["properties"].keys()
+    inner = value.get("properties")
+    return value == schema.plain or (
+        isinstance(inner, dict)
+        and "properties" not in own
+        and all(isinstance(each, dict) for each in inner.values())
+    )
+
+
+def _fits(schema: Schema, span: _Span, *, bare: bool) -> bool:
+    try:
+        _fitted(schema, span, bare=bare)
+    except _Misfit:
+        return False
+    return True
+
+
+def _fitted(schema: Schema, span: _Span, *, bare: bool) -> Any:
+    """The span's value as the type has it."""
+    if span.fault:
+        raise _Misfit(f"the answer is not valid JSON: {span.fault}")
+    if _is_echo(schema, span.value):
+        raise _Misfit("the answer repeats the schema instead of giving a value that fits it")
+    return _validated(schema, span.text, span.value, bare=bare)
+
+
+def _scalar(schema: Schema, words: str) -> Any:
+    """The value of an answer that is a bare number, word or null, in a fence or without."""
+    fenced = _FENCED.match(words)
+    words = fenced[1].strip() if fenced else words
+    if not words:
+        raise _Misfit("the answer is empty")
+    try:
+        value, end = _DECODER.raw_decode(words)
+        if end < len(words):
+            raise ValueError
+    except (ValueError, RecursionError):
+        # A model that is to choose a word says the word.
+        if words not in _choices(schema, schema.inner):
+            raise _Misfit("the answer has no JSON in it") from None
+        value = words
+    return _validated(schema, json.dumps(value), value, bare=True)
+
+
+def _choices(schema: Schema, node: dict[str, Any]) -> list[Any]:
+    """The words that an Enum or Literal allows."""
+    node = schema.resolved(node)
+    branches = node.get("anyOf", [])
+    own = [*node.get("enum", []), *([node["const"]] if "const" in node else [])]
+    return [*own, *(each for branch in branches for each in _choices(schema, branch))]
+
+
+def _validated(schema: Schema, text: str, value: Any, *, bare: bool) -> Any:
+    adapter = schema.bare if bare else schema.adapter
+    fitting = _parsed(adapter, text, value)
+    if odd := Guard(schema).odd(value, bare=bare):
+        raise _Misfit(odd)
+    if _NOT_FINITE.search(text) and not _finite(to_jsonable_python(fitting, fallback=str)):
+        raise _Misfit("a number is not finite")
+    return getattr(fitting, WRAPPER) if schema.wrapped and not bare else fitting
+
+
+def _parsed(adapter: TypeAdapter[Any], text: str, value: Any) -> Any:
+    # pydantic's own parser is precise about types that JSON lacks (tuples, dates, bytes), but
+    # rounds long decimals and takes no line breaks within a text, which models do write.
+    try:
+        if not _LONG_NUMBER.search(text):
+            try:
+                return adapter.validate_json(text)
+            except ValidationError as error:
+                if error.errors()[0]["type"] != "json_invalid":
+                    raise
+        return adapter.validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise _Misfit(*_lines(error)) from None
+    except LLMError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        # Whatever a validator of the notebook's own raises: the answer is paid for, and kept.
+        raise _Misfit(f"a validator failed ({type(error).__name__}: {error})") from None
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    """``place: what is wrong (got input)``, as models understand it."""
+    for each in error.errors(include_url=False, include_context=False)[:_MOST_ERRORS]:
+        place = ".".join(str(part) for part in each["loc"] if part != WRAPPER)
+        words = json.dumps(to_jsonable_python(each["input"], fallback=repr), ensure_ascii=False)
+        short = words if len(words) <= 100 else words[:99] + "…"
+        yield f"{place + ': ' if place else ''}{each['msg']} (got {short})"
+    if error.error_count() > _MOST_ERRORS:
+        yield f"and {error.error_count() - _MOST_ERRORS} more"
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _spans(text: str) -> Iterator[_Span]:
+    """Every top-level place that is JSON or was meant to be; what lies within one is none."""
+    place = count = 0
+    while count <= _MOST_SPANS and (found := _START.search(text, place)):
+        start = found.start()
+        place = start + 1
+        if not _LIKE_JSON.match(text, start):
+            continue
+        value, fault = None, ""
+        try:
+            value, place = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            fault, place = _fault(error), _end(text, start)
+        while going := _GOES_ON.match(text, place):
+            # Only the rest of something larger: to its end, or to the next value's.
+            fault, place = fault or "something is around it", going.end()
+            if text[place - 1] in '{["':
+                place = _end(text, place - 1)
+        fenced = bool(_FENCE_BEFORE.search(text, max(0, start - 40), start))
+        yield _Span(text[start:place], value, fault, fenced)
+        count += 1
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        near = error.doc[max(0, error.pos - 20) : error.pos + 20]
+        return f"{error.msg} near {json.dumps(near, ensure_ascii=False)}"
+    return str(error)
+
+
+def _end(text: str, start: int) -> int:
+    """Where the brackets that open at a place close; the end of the text where they do not."""
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        mark = token[0]
+        depth += (mark in "{[") - (mark in "}]")
+        if mark == '"':
+            return len(text)
+        if depth == 0:
+            return token.end()
+    return len(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        for key, value in pairs:
+            if made[key] != value:
+                raise ValueError(f"the key {key!r} is there twice, with two values")
+    return made
+
+
+def _float(literal: str) -> float | str:
+    """A number; as text where a float would round away digits that a Decimal keeps."""
+    number = float(literal)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {literal[:40]} is too large")
+    digits = sum(character.isdigit() for character in literal)
+    return literal if digits > 17 and Decimal(literal) != Decimal(repr(number)) else number
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant, strict=False
+)
+
+
+def _invalid(schema: Schema, text: str, errors: list[str]) -> InvalidAnswer:
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidAnswer(
+        f"The answer does not fit {schema.label}: {errors[0]}{more}.",
+        fix="The answer is in sys.last_value.text. Ask again more often: --repairs 3",
+        text=text,
+        errors=tuple(errors),
+    )
