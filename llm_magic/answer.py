@@ -6,7 +6,14 @@ import time
 from typing import Any
 
 from llm_magic.decode import Event, Finish, Model, Piece, Sent
-from llm_magic.errors import InvalidAnswer, LLMError, ProviderError, Refused, StreamBroken, Truncated
+from llm_magic.errors import (
+    InvalidAnswer,
+    LLMError,
+    ProviderError,
+    Refused,
+    StreamBroken,
+    Truncated,
+)
 from llm_magic.types import Request, Response, Usage, text_of
 
 _BROKEN_REASONS = frozenset({"error", "abort", "aborted", "cancelled", "canceled"})
@@ -97,7 +104,9 @@ class Answer:
 
     def stamp(self, error: LLMError) -> None:
         """Gives an error the data of its call, and the way to the partial text."""
-        error.text = self.text() or self.text("refusal") or (self.before.text if self.before else "")
+        error.text = (
+            self.text() or self.text("refusal") or (self.before.text if self.before else "")
+        )
         error.attempts = self.attempts
         error.model = self.model or self.request.model or None
         if isinstance(error, StreamBroken) and not error.fix:

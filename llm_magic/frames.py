@@ -21,16 +21,8 @@ def frame(value: Any) -> Any:
         TypeError: It is neither.
         ImportError: Neither pandas nor polars is installed.
     """
-    fields = _fields(value)
-    if fields is not None:
-        rows = [fields]
-    elif isinstance(value, list | tuple | set | frozenset):
-        found = [_fields(item) for item in value]
-        rows = [
-            {"value": _plain(item)} if each is None else each
-            for item, each in zip(value, found, strict=True)
-        ]
-    else:
+    rows = rows_of(value)
+    if rows is None:
         raise TypeError(
             f"a {type(value).__name__} has no rows: ask for a list, as in --schema list[Review]"
         )
@@ -45,6 +37,20 @@ def frame(value: Any) -> Any:
     return pd.DataFrame(columns)
 
 
+def rows_of(value: Any) -> list[dict[str, Any]] | None:
+    """The rows of a value, each with its fields by name; None where it has none."""
+    fields = fields_of(value)
+    if fields is not None:
+        return [fields]
+    if not isinstance(value, list | tuple | set | frozenset):
+        return None
+    found = [fields_of(item) for item in value]
+    return [
+        {"value": _plain(item)} if each is None else each
+        for item, each in zip(value, found, strict=True)
+    ]
+
+
 def _library() -> str:
     """pandas, unless only polars is imported, or only polars is installed."""
     for there in (sys.modules.__contains__, importlib.util.find_spec):
@@ -55,7 +61,7 @@ def _library() -> str:
     return "pandas"
 
 
-def _fields(item: Any) -> dict[str, Any] | None:
+def fields_of(item: Any) -> dict[str, Any] | None:
     """The fields of an object by name; None where it has none."""
     if isinstance(item, Mapping):
         names = {str(name): value for name, value in item.items()}
@@ -74,7 +80,7 @@ def _plain(value: Any) -> Any:
     """Nested objects as dicts, members of an Enum as their values: what a column can hold."""
     if isinstance(value, enum.Enum):
         return value.value
-    if (fields := _fields(value)) is not None:
+    if (fields := fields_of(value)) is not None:
         return fields
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(each) for each in value]

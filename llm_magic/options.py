@@ -21,7 +21,9 @@ from llm_magic.errors import PromptError
 _NAME = re.compile(r"([^\W\d]\w*)\s*<<(?:\s+|$)")
 _OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(?:=|(?=\s|$))")
 _QUOTED = re.compile(r"""(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)(?=\s|$)""")
-_TYPE_PART = re.compile(r"""\s*\|\s*|"(?:\\.|[^"])*"|'(?:\\.|[^'])*'|\s+|[\[\]()]|[^\s\[\]()|"']+|["']""")
+_TYPE_PART = re.compile(
+    r"""\s*\|\s*|"(?:\\.|[^"])*"|'(?:\\.|[^'])*'|\s+|[\[\]()]|[^\s\[\]()|"']+|["']"""
+)
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"])*"|'[^']*'|["'])+""")
 
 

@@ -19,15 +19,15 @@ from llm_magic.errors import (
     StreamBroken,
 )
 from llm_magic.explain import explain, scrub
+from llm_magic.ladder import Rung, formatted, is_openai, step_down
 from llm_magic.types import Request
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
-# Hosts that want the cap on the answer as `max_completion_tokens`, which their newest models
+# OpenAI and Azure want the cap on the answer as `max_completion_tokens`, which their newest models
 # alone accept. Everybody else understands `max_tokens`; some (DeepSeek, older Ollama) accept the
 # new name and silently ignore it, which would make the cap no cap.
-_NEW_CAP_HOSTS = re.compile(r"(^|\.)(openai\.com|openai\.azure\.com|services\.ai\.azure\.com)$")
 _CAP_NAMES = frozenset({"max_tokens", "max_completion_tokens"})
 # Names under .localhost are this machine by RFC 6761.
 _LOCAL_HOSTS = re.compile(r"^((.+\.)?localhost|127\.[\d.]+|::1|0\.0\.0\.0|host\.docker\.internal)$")
@@ -66,8 +66,10 @@ class OpenAIWire:
         self._listed: tuple[float, list[str]] | None = None
         # What this server has refused so far, so that it is asked in its own way from then on.
         self._usage_on_request = True
-        new = _NEW_CAP_HOSTS.search(parts.hostname or "")
+        self._hostname = parts.hostname or ""
+        new = is_openai(self._hostname)
         self._cap_field = "max_completion_tokens" if new else "max_tokens"
+        self._rungs: dict[str, Rung] = {}
 
     def __repr__(self) -> str:
         return f"OpenAIWire({self.host!r})"
@@ -86,6 +88,8 @@ class OpenAIWire:
         if request.max_tokens is not None:
             body[self._cap_field] = request.max_tokens
         body |= request.fields
+        if request.schema:
+            body |= formatted(body, request.schema, self._rung(request), self._hostname)
         body["stream"] = True
         if self._usage_on_request:
             body.setdefault("stream_options", {"include_usage": True})
@@ -170,7 +174,9 @@ class OpenAIWire:
             try:
                 sending = client.chat.completions.create(**fixed, extra_body=further)
                 return body, await self._guarded(sending, request.model)
-            except ProviderError as error:
+            except LLMError as error:
+                if self._step_down(error, body, request):
+                    continue
                 field = self._unwanted_field(error, body, request)
                 # The cap has two names; a server that takes neither has said so when the second
                 # one is refused.
@@ -179,10 +185,26 @@ class OpenAIWire:
                 given_up |= {field} if field == "stream_options" else set(_CAP_NAMES)
                 self._do_without(field)
 
+    def _rung(self, request: Request) -> Rung:
+        return self._rungs.get(request.model, "json_schema")
+
+    def _step_down(self, error: LLMError, body: dict[str, Any], request: Request) -> bool:
+        """Asks for JSON in a weaker form from now on, if it was the form that was refused."""
+        if request.schema is None or not isinstance(error, ProviderError):
+            return False
+        lower = step_down(body, error)
+        if lower is None:
+            return False
+        # By what this body had: of several requests on their way each finds its way.
+        self._rungs[request.model] = lower
+        return True
+
     def _unwanted_field(
-        self, error: ProviderError, body: dict[str, Any], request: Request
+        self, error: LLMError, body: dict[str, Any], request: Request
     ) -> str | None:
         """The field that the server refuses, if it is one that we put there ourselves."""
+        if not isinstance(error, ProviderError):
+            return None
         said = str(error.body)
         if error.status not in (400, 422, 500) or not _UNWANTED.search(said):
             return None

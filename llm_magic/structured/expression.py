@@ -11,7 +11,7 @@ import types
 import typing
 import uuid
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from llm_magic.errors import PromptError
 
@@ -62,7 +62,7 @@ class _Reader:
         try:
             tree = ast.parse(self.text.strip(), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            self._refuse("that is no Python type expression", _EXAMPLE)
+            raise self._refusal("that is no Python type expression", _EXAMPLE) from None
         return self._value(tree.body)
 
     def _value(self, node: ast.expr) -> Any:
@@ -74,16 +74,16 @@ class _Reader:
             case ast.Subscript(value=base, slice=inside):
                 return self._filled(self._value(base), base, inside)
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-                return self._apply(node, lambda: typing.Union[self._part(left), self._part(right)])
+                parts = self._part(left), self._part(right)
+                # Not left | right: None | None and names in quotes have no such operator.
+                return self._apply(node, lambda: typing.Union.__getitem__(parts))
             case ast.Constant(value=None):
                 return None
             case ast.Call():
-                example = f"Small = {ast.unparse(node)}"
-                self._refuse(
-                    "a call is never run here", f"Define the type in a cell ({example}), name it."
-                )
+                fix = f"Run it in a cell, MyType = {ast.unparse(node)}, then: --schema MyType"
+                raise self._refusal("a call is never run here", fix)
             case _:
-                self._refuse(f"{ast.unparse(node)} is no type", _EXAMPLE)
+                raise self._refusal(f"{ast.unparse(node)} is no type", _EXAMPLE)
 
     def _part(self, node: ast.expr) -> Any:
         """A type inside of another one: also ``...`` and a name in quotes."""
@@ -94,7 +94,7 @@ class _Reader:
                 return _Reader(name, self.names).read()
         value = self._value(node)
         if not is_type(value):
-            self._refuse(f"{ast.unparse(node)} is {kind(value)}, not a type", _EXAMPLE)
+            raise self._refusal(f"{ast.unparse(node)} is {kind(value)}, not a type", _EXAMPLE)
         return value
 
     def _named(self, name: str) -> Any:
@@ -104,7 +104,7 @@ class _Reader:
             return _KNOWN[name]
         own = [each for each, value in self.names.items() if is_type(value) and each[0] != "_"]
         near = difflib.get_close_matches(name, [*own, *_KNOWN], n=1, cutoff=0.6)
-        self._refuse(
+        raise self._refusal(
             f"there is no {name} in the notebook",
             f"Did you mean {near[0]}?" if near else "Run the cell that defines it first.",
         )
@@ -112,18 +112,18 @@ class _Reader:
     def _member(self, base: Any, path: str, name: str) -> Any:
         # Of modules and classes only: an attribute of anything else may run the notebook's code.
         if not isinstance(base, types.ModuleType | type):
-            self._refuse(f"{path} is {kind(base)}, neither a module nor a class", _EXAMPLE)
+            raise self._refusal(f"{path} is {kind(base)}, neither a module nor a class", _EXAMPLE)
         try:
             return getattr(base, name)
         except AttributeError:
             near = difflib.get_close_matches(name, dir(base), n=1, cutoff=0.6)
             guess = f"Did you mean {path}.{near[0]}?" if near else _EXAMPLE
-            self._refuse(f"there is no {name} in {path}", guess)
+            raise self._refusal(f"there is no {name} in {path}", guess) from None
 
     def _filled(self, generic: Any, base: ast.expr, inside: ast.expr) -> Any:
         """``list[...]``: only of types, whose brackets make a type."""
         if not (is_type(generic) or generic in _FORMS):
-            self._refuse(f"{ast.unparse(base)} is {kind(generic)}, not a type", _EXAMPLE)
+            raise self._refusal(f"{ast.unparse(base)} is {kind(generic)}, not a type", _EXAMPLE)
         parts = inside.elts if isinstance(inside, ast.Tuple) else [inside]
         if generic is typing.Literal:
             filled = [self._literal(part) for part in parts]
@@ -146,16 +146,17 @@ class _Reader:
         # The members of an Enum are literals as well.
         if isinstance(getattr(type(value), "__members__", None), Mapping):
             return value
-        self._refuse(f"{ast.unparse(node)} is no literal", _EXAMPLE)
+        raise self._refusal(f"{ast.unparse(node)} is no literal", _EXAMPLE)
 
     def _apply(self, node: ast.expr, make: Any) -> Any:
         try:
             return make()
         except TypeError as error:
-            self._refuse(f"{ast.unparse(node)} does not fit there ({error})", _EXAMPLE)
+            reason = f"{ast.unparse(node)} does not fit there ({error})"
+            raise self._refusal(reason, _EXAMPLE) from None
 
-    def _refuse(self, what: str, fix: str) -> NoReturn:
-        raise PromptError(f"--schema {self.text}: {what}; nothing was sent.", fix=fix) from None
+    def _refusal(self, what: str, fix: str) -> PromptError:
+        return PromptError(f"--schema {self.text}: {what}; nothing was sent.", fix=fix)
 
 
 _FORMS = (typing.Literal, typing.Annotated, typing.Optional, typing.Union)

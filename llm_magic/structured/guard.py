@@ -1,9 +1,9 @@
 """What pydantic would take, and a reader of the JSON would not.
 
-In its lax mode pydantic reads 2024 as 33 minutes past midnight of 1 January 1970, true as 1, and an
-object whose keys are all misspelt as one with all defaults. Where the schema promises something else,
-that is a wrong value that looks right. (Its strict mode was tried and dropped: it also refuses "3"
-for 3, which is no guess.)
+In its lax mode pydantic reads 2024 as 33 minutes past midnight of 1 January 1970, true as 1, and
+an object whose keys are all misspelt as one with all defaults. Where the schema promises something
+else, that is a wrong value that looks right. (Its strict mode was tried and dropped: it also
+refuses "3" for 3, which is no guess.)
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Guard:
             missing = [key for key in known if key not in value and key not in needed]
             if missing:
                 # A key that nobody knows beside a field that is not there: likely its value.
-                return _said((*path, missing[0]), "missing, and there is an unknown key", unknown[0])
+                return _said(
+                    (*path, missing[0]), "missing, and there is an unknown key", unknown[0]
+                )
         return _first(
             self._odd(each, known.get(key, others), (*path, key)) for key, each in value.items()
         )

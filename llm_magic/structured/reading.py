@@ -107,9 +107,7 @@ def _attempts(schema: Schema, spans: list[_Span]) -> tuple[list[_Span], bool]:
     A malformed one counts, so that a draft before it, or a quoted example, is not taken instead.
     """
     keys = [WRAPPER] if schema.wrapped else list(schema.plain["properties"])
-    named = re.compile(
-        rf"""(?<!\w)(?:{"|".join(map(re.escape, keys))})["'”]?\s*:""", re.IGNORECASE
-    )
+    named = re.compile(rf"""(?<!\w)(?:{"|".join(map(re.escape, keys))})["'”]?\s*:""", re.IGNORECASE)
     meant = [span for span in spans if keys and named.search(span.text)]
     echoes = [span for span in meant if _is_echo(schema, span.value)]
     meant = [span for span in meant if span not in echoes] or meant

@@ -24,8 +24,10 @@ _FORMATS = frozenset(
 _LOOKAROUND = re.compile(r"\(\?<?[=!]")
 _LENGTHS = frozenset({"minLength", "maxLength"})
 _SAID_ELSEWHERE = frozenset({"title", "default", "discriminator", "examples", "oneOf", "const"})
-_AS_THEY_ARE = frozenset({"type", "description", "enum", "pattern", "format", "multipleOf", "$ref",
-    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"})  # fmt: skip
+_AS_THEY_ARE = frozenset({
+    "$ref", "type", "description", "enum", "pattern", "format", "multipleOf", "minItems",
+    "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+})  # fmt: skip
 _INSIDE = frozenset({"properties", "required", "additionalProperties", "items", "anyOf", "$defs"})
 _KNOWN = _SAID_ELSEWHERE | _AS_THEY_ARE | _INSIDE | _LENGTHS
 
@@ -44,9 +46,7 @@ def strict(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         root = _node(schema, 1, counts)
         if "$defs" in schema:
-            root["$defs"] = {
-                name: _node(each, 1, counts) for name, each in schema["$defs"].items()
-            }
+            root["$defs"] = {name: _node(each, 1, counts) for name, each in schema["$defs"].items()}
         counts.check()
     except _CannotSay:
         return None
@@ -114,9 +114,7 @@ def _object(node: Mapping[str, Any], depth: int, counts: _Counts) -> dict[str, A
         counts.properties += 1
         counts.characters += len(name)
     return {
-        "properties": {
-            name: _node(each, depth + 1, counts) for name, each in properties.items()
-        },
+        "properties": {name: _node(each, depth + 1, counts) for name, each in properties.items()},
         "required": list(properties),
         "additionalProperties": False,
     }

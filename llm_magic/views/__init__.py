@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_magic.types import Response
 from llm_magic.views.base import Feed, Silent, View
+
+if TYPE_CHECKING:
+    from llm_magic.structured import Schema
 
 __all__ = ["Feed", "Silent", "View", "choose", "show_report", "show_responses"]
 
@@ -16,13 +19,16 @@ __all__ = ["Feed", "Silent", "View", "choose", "show_report", "show_responses"]
 _ABOVE = "<Response: the answer above, with .text, .value, .usage, .model>"
 
 
-def choose(shell: Any, *, quiet: bool = False, live: bool = True) -> View:
+def choose(
+    shell: Any, *, quiet: bool = False, live: bool = True, schema: Schema | None = None
+) -> View:
     """The view for this shell.
 
     Args:
         shell: The IPython shell, or None outside of one.
         quiet: Draw nothing.
         live: Draw while the answer comes, where the front end can.
+        schema: What the answer must be; None for prose.
     """
     if quiet or shell is None:
         return Silent()
@@ -30,8 +36,8 @@ def choose(shell: Any, *, quiet: bool = False, live: bool = True) -> View:
     from llm_magic.views.terminal import TerminalView
 
     if not hasattr(shell, "kernel"):
-        return TerminalView(live=live)
-    return NotebookView() if live and _front_end_draws(shell) else HeadlessView()
+        return TerminalView(live=live, schema=schema)
+    return NotebookView(schema) if live and _front_end_draws(shell) else HeadlessView()
 
 
 def show_report(shell: Any, report: str) -> None:
@@ -65,7 +71,12 @@ def show_responses(shell: Any, on_screen: Callable[[Response], bool]) -> None:
         return
 
     def write(response: Response, printer: Any, _: bool) -> None:
-        printer.text(_ABOVE if on_screen(response) else response.text)
+        if on_screen(response):
+            printer.text(_ABOVE)
+        elif isinstance(response.value, str):
+            printer.text(response.text)
+        else:
+            printer.pretty(response.value)
 
     formatters.formatters["text/plain"].for_type(Response, write)
 

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from llm_magic.decode import Piece
 from llm_magic.types import Response
@@ -23,8 +23,16 @@ class View(Protocol):
     def draw(self, words: str, notice: str) -> float:
         """Adds words; returns the seconds to leave before the next call."""
 
-    def finish(self, text: str, status: str) -> None:
-        """The final form: all of the text, and one line about it. Called exactly once."""
+    def again(self) -> None:
+        """What was drawn does not count: the answer is asked anew."""
+
+    def finish(self, answer: Any, status: str) -> None:
+        """The final form, and one line about it. Called exactly once.
+
+        Args:
+            answer: Markdown, or the object that the answer gave.
+            status: The line.
+        """
 
 
 class Silent:
@@ -37,7 +45,10 @@ class Silent:
         """Nothing."""
         return 1.0
 
-    def finish(self, text: str, status: str) -> None:
+    def again(self) -> None:
+        """Nothing."""
+
+    def finish(self, answer: Any, status: str) -> None:
         """Nothing."""
 
 
@@ -47,6 +58,7 @@ class Feed:
     def __init__(self) -> None:
         self.partial: Response | None = None
         self._words: list[str] = []
+        self._drawing = self._words
         self._drawn = 0
         self._notice = ""
         self._news = threading.Event()
@@ -64,6 +76,12 @@ class Feed:
         """Something to tell while waiting, on the loop's thread."""
         self._notice = message
         self._news.set()
+
+    def again(self, message: str) -> None:
+        """The words so far do not count, on the loop's thread."""
+        # Another list: the cell's thread sees by that that it has to begin anew.
+        self._words = []
+        self.notice(message)
 
     def stopped(self, response: Response) -> None:
         """The cancelled call's partial answer, on the loop's thread."""
@@ -92,12 +110,16 @@ class Feed:
             if self._closed.is_set():
                 return
             notice, self._notice = self._notice, ""
-            wait(self._closed, view.draw(self._take(), notice))
+            wait(self._closed, view.draw(self._take(view), notice))
 
-    def _take(self) -> str:
+    def _take(self, view: View) -> str:
+        words = self._words
+        if words is not self._drawing:
+            self._drawing, self._drawn = words, 0
+            view.again()
         # A slice from a remembered place: popping while the other thread appends would need a
         # lock for every token.
-        fresh = self._words[self._drawn :]
+        fresh = words[self._drawn :]
         self._drawn += len(fresh)
         return "".join(fresh)
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 from llm_magic.views.base import REDRAWS_PER_SECOND, without_controls
+from llm_magic.views.growing import VALUES_PER_SECOND, FinalLines, shown
+
+if TYPE_CHECKING:
+    from llm_magic.structured import Schema
 
 
 class TerminalView:
     """Prints to whatever ``sys.stdout`` is now, so that ``%%capture`` and pipes get the text."""
 
-    def __init__(self, *, live: bool = True) -> None:
+    def __init__(self, *, live: bool = True, schema: Schema | None = None) -> None:
         self._live = live
+        self._lines = FinalLines(schema) if schema else None
         self._printed = 0
         self._line_open = False
 
@@ -23,13 +29,20 @@ class TerminalView:
         if notice:
             self._end_line()
             self._print(_quiet(notice) + "\n")
-        if words and self._live:
+        if words and self._live and self._lines is None:
             self._words(words)
-        return 1 / REDRAWS_PER_SECOND
+        elif words and self._live and sys.stdout.isatty():
+            for line in self._lines.add(words) if self._lines else ():
+                self._print(_quiet(line) + "\n")
+        return 1 / (REDRAWS_PER_SECOND if self._lines is None else VALUES_PER_SECOND)
 
-    def finish(self, text: str, status: str) -> None:
-        """Prints the rest and the status line."""
-        self._words(text[self._printed :])
+    def again(self) -> None:
+        """Begins anew below what stands there."""
+        self._lines = self._lines and self._lines.anew()
+
+    def finish(self, answer: Any, status: str) -> None:
+        """Prints the rest, or the object as Python shows it, and the status line."""
+        self._words(answer[self._printed :] if isinstance(answer, str) else shown(answer))
         self._end_line()
         if status:
             self._print(_quiet(status) + "\n")
