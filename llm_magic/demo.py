@@ -44,6 +44,22 @@ orders.assign(rate=orders.returned / orders.orders).sort_values("rate")
 ```
 """,
     "one word": "returned",
+    "one review": """\
+{"product": "kettle", "rating": 2, "mood": "disappointed", "complaints": ["lid leaks", "noisy"]}
+""",
+    "every review": """\
+{"result": [
+  {"product": "kettle", "rating": 2, "mood": "disappointed", "complaints": ["lid leaks", "noisy"]},
+  {"product": "kettle", "rating": 5, "mood": "delighted", "complaints": []},
+  {"product": "toaster", "rating": 3, "mood": "neutral", "complaints": ["crumbs"]},
+  {"product": "toaster", "rating": 1, "mood": "disappointed", "complaints": ["burns", "no timer"]},
+  {"product": "blender", "rating": 4, "mood": "delighted", "complaints": ["heavy"]},
+  {"product": "blender", "rating": 5, "mood": "delighted", "complaints": []}
+]}
+""",
+    "In which one": '{"result": "blender"}',
+    "ten out of ten": '{"product": "blender", "rating": 10, "mood": "delighted", "complaints": []}',
+    "does not fit": '{"product": "blender", "rating": 5, "mood": "delighted", "complaints": []}',
 }
 _UNKNOWN = (
     "I am the demo model: a script, not a language model, and this prompt is not in it. "

@@ -17,7 +17,7 @@ from llm_magic.errors import PromptError
 
 # What is understood without an import; the notebook's own names come first.
 _KNOWN: Mapping[str, Any] = {
-    **{name: value for name, value in vars(builtins).items() if isinstance(value, type)},
+    **vars(builtins),
     **{name: getattr(typing, name) for name in typing.__all__},
     **{name: getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta")},
     "Decimal": decimal.Decimal,
