@@ -18,6 +18,7 @@ from llm_magic.bounds import Terms
 from llm_magic.decode import Event, Piece
 from llm_magic.entries import Fingerprint, fingerprint
 from llm_magic.errors import (
+    ContextTooLong,
     InvalidAnswer,
     LLMError,
     ProviderError,
@@ -39,6 +40,8 @@ FLIGHT_LOOK = 0.05
 """Seconds between two looks whether another kernel's equal call is over."""
 FIRST_WAIT = 0.5
 """Most seconds before the first retry, doubled for each further one, up to 8; jitter below it."""
+SMALLER_CAP = 2048
+"""The cap on a structured answer, in tokens, for models whose context is too small for the first."""
 LONGEST_WAIT = 60.0
 """A server that asks for a longer pause (seconds) is not waited for: the user is told instead."""
 
@@ -149,7 +152,7 @@ async def _fly(
     asked = request
     for left in reversed(range(call.repairs + 1)):
         try:
-            return await _once(asked, print_, before, wire=wire, sink=sink, call=call)
+            return await _capped(asked, print_, before, wire=wire, sink=sink, call=call)
         except InvalidAnswer as error:
             if not left or request.schema is None:
                 raise
@@ -161,6 +164,19 @@ async def _fly(
         sink.again(f"{before.args[0]} Asking again with what is wrong.")
         asked = replace(request, messages=request.schema.repaired(request.messages, before))
     raise AssertionError("the last attempt returns or raises")
+
+
+async def _capped(
+    request: Request, print_: Fingerprint, before: InvalidAnswer | None, **parts: Any
+) -> Response:
+    """One answer, with a smaller cap where ours is what does not fit: vLLM adds it to the prompt."""
+    try:
+        return await _once(request, print_, before, **parts)
+    except ContextTooLong:
+        if request.schema is None or request.max_tokens is not None:
+            raise
+    smaller = replace(request, max_tokens=SMALLER_CAP)
+    return await _once(smaller, print_, before, **parts)
 
 
 async def _once(

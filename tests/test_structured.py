@@ -10,6 +10,7 @@ import pytest
 
 import llm_magic
 from llm_magic.errors import (
+    ContextTooLong,
     InvalidAnswer,
     PromptError,
     QuotaExceeded,
@@ -103,6 +104,24 @@ def test_what_is_sent_names_the_schema_and_a_cap(user: Terminal, server: Scripte
     assert system.startswith("Terse.")
     assert "JSON" in system
     assert '"rating"' in system
+
+
+def test_a_cap_that_does_not_fit_the_context_is_made_smaller(
+    user: Terminal, server: ScriptedServer
+) -> None:
+    said = (
+        "This model's maximum context length is 8192 tokens. However, you requested 16500 tokens "
+        "(116 in the messages, 16384 in the completion)."
+    )
+    error = Reply(status=400, error={"error": {"message": said, "type": "BadRequestError"}})
+    server.enqueue(error, RIGHT)
+    user.run("%%llm review << --schema Review\nReview?")
+    assert user["review"].rating == 4
+    assert [each.body["max_tokens"] for each in server.requests] == [16_384, 2048]
+    server.enqueue(error)
+    ran = user.run("%%llm --schema Review --max-tokens 9000\nReview?")
+    assert isinstance(ran.error, ContextTooLong)
+    assert len(server.requests) == 3
 
 
 def test_dry_run_shows_the_schema(user: Terminal, server: ScriptedServer) -> None:
