@@ -11,7 +11,7 @@ import difflib
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from llm_magic.answer import Answer
 from llm_magic.bounds import Terms
@@ -21,7 +21,6 @@ from llm_magic.errors import (
     ContextTooLong,
     InvalidAnswer,
     LLMError,
-    ProviderError,
     QuotaExceeded,
     ServerUnreachable,
     StreamBroken,
@@ -29,21 +28,15 @@ from llm_magic.errors import (
 )
 from llm_magic.flight import Flights, Sink
 from llm_magic.holds import Hold, Quota
+from llm_magic.retry import attempts
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
 from llm_magic.watch import Limits, Watch
 
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
-
 FLIGHT_LOOK = 0.05
 """Seconds between two looks whether another kernel's equal call is over."""
-FIRST_WAIT = 0.5
-"""Most seconds before the first retry, doubled for each further one, up to 8; jitter below it."""
 SMALLER_CAP = 2048
-"""The cap on a structured answer, in tokens, for models whose context is too small for the first."""
-LONGEST_WAIT = 60.0
-"""A server that asks for a longer pause (seconds) is not waited for: the user is told instead."""
+"""The cap on a structured answer, in tokens, where the context is too small for the first."""
 
 
 class Wire(Protocol):
@@ -169,7 +162,7 @@ async def _fly(
 async def _capped(
     request: Request, print_: Fingerprint, before: InvalidAnswer | None, **parts: Any
 ) -> Response:
-    """One answer, with a smaller cap where ours is what does not fit: vLLM adds it to the prompt."""
+    """One answer; with a smaller cap where ours does not fit: vLLM adds it to the prompt."""
     try:
         return await _once(request, print_, before, **parts)
     except ContextTooLong:
@@ -195,7 +188,7 @@ async def _once(
             return hold
         answer.request = hold.worst.request
         try:
-            await _attempts(call.limits, sink)(
+            await attempts(call.limits, sink)(
                 _listen, answer, hold, wire=wire, sink=sink, limits=call.limits
             )
             answer.judge()
@@ -275,53 +268,6 @@ async def _listen(answer: Answer, hold: Hold, *, wire: Wire, sink: Sink, limits:
         # Once the server has said that the answer is complete, nothing behind it matters.
         if not answer.finish:
             raise
-
-
-def _attempts(limits: Limits, sink: Sink) -> Any:
-    """The one retry loop: only for errors that came before the first byte of an answer."""
-    # 25 ms to import, so not before it is needed.
-    from tenacity import (
-        AsyncRetrying,
-        retry_if_exception,
-        stop_after_attempt,
-        wait_random_exponential,
-    )
-
-    backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=8)
-
-    def wait(state: RetryCallState) -> float:
-        error = _error_of(state)
-        asked = error.retry_after if isinstance(error, ProviderError) else None
-        return float(backoff(state)) if asked is None else asked
-
-    def tell(state: RetryCallState) -> None:
-        seconds = state.next_action.sleep if state.next_action else 0.0
-        sink.notice(
-            f"{_headline(_error_of(state))} Trying again in {seconds:.1f} s "
-            f"(attempt {state.attempt_number + 1} of {limits.retries + 1})."
-        )
-
-    return AsyncRetrying(
-        retry=retry_if_exception(_may_help),
-        stop=stop_after_attempt(limits.retries + 1),
-        wait=wait,
-        before_sleep=tell,
-        reraise=True,
-    )
-
-
-def _may_help(error: BaseException) -> bool:
-    if not isinstance(error, ProviderError):
-        return False
-    return error.retryable and (error.retry_after or 0) <= LONGEST_WAIT
-
-
-def _error_of(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
-
-
-def _headline(error: BaseException | None) -> str:
-    return str(error).splitlines()[0] if error else ""
 
 
 async def _with_model(request: Request, wire: Wire, call: Call) -> Request:

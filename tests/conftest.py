@@ -24,7 +24,7 @@ from IPython.terminal.interactiveshell import TerminalInteractiveShell
 from jupyter_client.manager import KernelManager
 from traitlets.config import Config
 
-from llm_magic import engine, session
+from llm_magic import retry, session
 from llm_magic.stores import folder
 from llm_magic.testing import ScriptedServer
 
@@ -65,7 +65,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LLM_MAGIC_LEDGER_DIR", str(tmp_path / "ledger"))
     monkeypatch.setenv("LLM_MAGIC_CACHE_SIZE", "0")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.02)
 
 
 @pytest.fixture

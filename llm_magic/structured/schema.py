@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, create_model
 from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic_core import SchemaError
 
 from llm_magic.errors import InvalidAnswer, PromptError
 from llm_magic.structured.expression import is_type, kind
@@ -150,7 +151,7 @@ def _schema(type_: Any) -> Schema:
             fields: dict[str, Any] = {WRAPPER: (modern, ...)}
             adapter = TypeAdapter(create_model("Result", **fields))
             plain = adapter.json_schema()
-    except (PydanticUserError, PydanticUndefinedAnnotation, RecursionError) as error:
+    except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, RecursionError) as error:
         raise PromptError(
             f"{label} cannot be read from JSON: {_reason(error)}; nothing was sent.",
             fix="Use a pydantic model, a dataclass, a TypedDict, an Enum, or a list of them.",

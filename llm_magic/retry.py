@@ -1,0 +1,64 @@
+"""The one retry loop: which errors are worth another request, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llm_magic.errors import ProviderError
+from llm_magic.flight import Sink
+from llm_magic.watch import Limits
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+FIRST_WAIT = 0.5
+"""Most seconds before the first retry, doubled for each further one, up to 8; jitter below it."""
+LONGEST_WAIT = 60.0
+"""A server that asks for a longer pause (seconds) is not waited for: the user is told instead."""
+
+
+def attempts(limits: Limits, sink: Sink) -> Any:
+    """The one retry loop: only for errors that came before the first byte of an answer."""
+    # 25 ms to import, so not before it is needed.
+    from tenacity import (
+        AsyncRetrying,
+        retry_if_exception,
+        stop_after_attempt,
+        wait_random_exponential,
+    )
+
+    backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=8)
+
+    def wait(state: RetryCallState) -> float:
+        error = _error_of(state)
+        asked = error.retry_after if isinstance(error, ProviderError) else None
+        return float(backoff(state)) if asked is None else asked
+
+    def tell(state: RetryCallState) -> None:
+        seconds = state.next_action.sleep if state.next_action else 0.0
+        sink.notice(
+            f"{_headline(_error_of(state))} Trying again in {seconds:.1f} s "
+            f"(attempt {state.attempt_number + 1} of {limits.retries + 1})."
+        )
+
+    return AsyncRetrying(
+        retry=retry_if_exception(_may_help),
+        stop=stop_after_attempt(limits.retries + 1),
+        wait=wait,
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+def _may_help(error: BaseException) -> bool:
+    if not isinstance(error, ProviderError):
+        return False
+    return error.retryable and (error.retry_after or 0) <= LONGEST_WAIT
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _headline(error: BaseException | None) -> str:
+    return str(error).splitlines()[0] if error else ""
