@@ -28,6 +28,7 @@ lab: .venv/.lab  ## JupyterLab on the notebooks
 bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop, and other libraries' caches
 	$(BIN)/python benchmarks/line.py
 	$(BIN)/python benchmarks/keeping.py
+	$(BIN)/python benchmarks/structured.py
 
 .venv/peers: benchmarks/peers.txt | .venv/.dev
 	$(PYTHON) -m venv --clear $@

@@ -159,7 +159,9 @@ def test_refused_connection(impatient: Terminal, server: ScriptedServer) -> None
 
 
 def test_retry_is_shown_and_succeeds(terminal: Terminal, server: ScriptedServer) -> None:
-    server.enqueue(FAULTS["unavailable"], FAULTS["close_before_headers"], "At last.")
+    # Long enough to be drawn on a busy machine.
+    pause = Reply(status=503, headers={"retry-after-ms": "400"})
+    server.enqueue(pause, FAULTS["close_before_headers"], "At last.")
 
     ran = terminal.run("%llm Hello")
 
