@@ -26,8 +26,8 @@ _STATUSES = frozenset({400, 404, 415, 422, 500, 501})
 # Words by which servers mean the form of the answer, recorded from DeepSeek, Azure, LM Studio,
 # Groq, vLLM, llama.cpp, FastAPI gateways, OpenRouter and Gemini; last, JSON Schema's own words.
 _FORMAT = re.compile(
-    r"response[_ ]format|json[_ ]?(schema|object|mode|validate)|\bschemas?\b|grammar|unknown format"
-    r"|structured[_ ]outputs?|requested parameters|require_parameters"
+    r"response[_ ](format|schema)|json[_ ]?(schema|object|mode|validate)|\bschemas?\b|grammar"
+    r"|unknown format|structured[_ ]outputs?|requested parameters|require_parameters"
     r"|\b(minItems|maxItems|minLength|maxLength|additionalProperties|propertyNames|prefixItems"
     r"|uniqueItems|anyOf|oneOf|multipleOf|exclusiveM\w+|\$(defs|ref|schema))\b",
     re.IGNORECASE,

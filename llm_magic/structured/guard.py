@@ -8,27 +8,38 @@ refuses "3" for 3, which is no guess.)
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_magic.structured.schema import WRAPPER, Schema
+
+Odd = tuple[Any, ...]
+"""Where something is odd and, last, what; empty where nothing is."""
+Check = Callable[[Any], Odd]
 
 _TEMPORAL = frozenset({"date-time", "date", "time", "duration"})
 _NUMERIC = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
 _JSON_KINDS = {dict: "object", list: "array", type(None): "null"}
 _JSON_NAMES = {name: name for name in _JSON_KINDS.values()}
+_LARGEST = 2**1023
 
 
 class Guard:
     """Looks at a parsed answer beside the schema.
 
+    Made once for a schema: a check for each part of it in which something can be odd, and none for
+    the others, so that ten thousand rows are not walked leaf by leaf.
+
     Args:
-        schema: What it must be.
+        schema: What an answer must be.
     """
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
+        self._checks: dict[str | int, Check | None] = {}
+        self._whole, self._bare = self._check(schema.plain), self._check(schema.inner)
 
     def odd(self, value: Any, *, bare: bool) -> str:
         """What is wrong with a value that pydantic has taken; empty where nothing is.
@@ -37,68 +48,122 @@ class Guard:
             value: As JSON has it.
             bare: Whether it lacks the object that we put around it.
         """
-        return self._odd(value, self._schema.inner if bare else self._schema.plain, ())
+        check = self._bare if bare else self._whole
+        *path, what = (check(value) if check else ()) or ("",)
+        place = ".".join(str(part) for part in path if part != WRAPPER)
+        return f"{place}: {what}" if place else str(what)
 
-    def _odd(self, value: Any, node: Any, path: tuple[Any, ...]) -> str:
+    def _check(self, node: Any) -> Check | None:
+        """The check of a part of the schema, or None where nothing in it can be odd."""
         if not isinstance(node, dict):
-            return ""
-        node = self._schema.resolved(node)
+            return None
+        key = node.get("$ref", id(node))
+        if key not in self._checks:
+
+            def later(value: Any) -> Odd:
+                """For what refers to itself: by then the check is there."""
+                check = self._checks[key]
+                return check(value) if check else ()
+
+            self._checks[key] = later
+            self._checks[key] = self._made(self._schema.resolved(node))
+        return self._checks[key]
+
+    def _made(self, node: dict[str, Any]) -> Check | None:
         if branches := node.get("anyOf") or node.get("oneOf"):
-            return self._of_all(value, branches, path)
-        if isinstance(value, dict):
-            return self._object(value, node, path)
-        if isinstance(value, list):
-            first = node.get("prefixItems", [])
-            rest = node.get("items")
-            return _first(
-                self._odd(each, first[place] if place < len(first) else rest, (*path, place))
-                for place, each in enumerate(value)
-            )
-        if isinstance(value, bool) and node.get("type") in ("integer", "number"):
-            return _said(path, "a number is wanted", value)
-        if node.get("format") in _TEMPORAL and not _is_words(value):
-            return _said(path, f"a {node['format']} as text is wanted", value)
-        return ""
+            return self._union(branches)
+        kind = node.get("type")
+        if kind == "object":
+            return self._object(node)
+        if kind == "array":
+            return self._array(node)
+        if kind in ("integer", "number"):
+            return _integer if kind == "integer" else _number
+        wanted = node.get("format")
+        return _temporal(wanted) if wanted in _TEMPORAL else None
 
-    def _of_all(self, value: Any, branches: list[Any], path: tuple[Any, ...]) -> str:
-        """Of a union: right where it is for one that is of the value's kind."""
-        nodes = [self._schema.resolved(branch) for branch in branches]
-        found = [
-            self._odd(value, node, path)
-            for node in nodes
-            if "type" not in node or _like(value, node["type"])
-        ]
-        return "" if "" in found else next(iter(found), "")
+    def _union(self, nodes: list[dict[str, Any]]) -> Check | None:
+        """Right where it is for one branch that is of the value's kind."""
+        branches = [(self._schema.resolved(node).get("type"), self._check(node)) for node in nodes]
+        if not any(check for _, check in branches):
+            return None
 
-    def _object(self, value: dict[str, Any], node: dict[str, Any], path: tuple[Any, ...]) -> str:
-        known = node.get("properties", {})
+        def check(value: Any) -> Odd:
+            found = [
+                inner(value) if inner else ()
+                for kind, inner in branches
+                if kind is None or _like(value, kind)
+            ]
+            return () if () in found else next(iter(found), ())
+
+        return check
+
+    def _array(self, node: dict[str, Any]) -> Check | None:
+        first = [self._check(each) for each in node.get("prefixItems", [])]
+        rest = self._check(node.get("items"))
+        if rest is None and not any(first):
+            return None
+
+        def check(value: Any) -> Odd:
+            for place, each in enumerate(value if isinstance(value, list) else ()):
+                inner = first[place] if place < len(first) else rest
+                if inner and (odd := inner(each)):
+                    return (place, *odd)
+            return ()
+
+        return check
+
+    def _object(self, node: dict[str, Any]) -> Check | None:
+        known: Mapping[str, Any] = node.get("properties", {})
         others = node.get("additionalProperties")
-        unknown = [key for key in value if key not in known]
-        if known and unknown and not others:
-            needed = node.get("required", ())
-            missing = [key for key in known if key not in value and key not in needed]
-            if missing:
-                # A key that nobody knows beside a field that is not there: likely its value.
-                return _said(
-                    (*path, missing[0]), "missing, and there is an unknown key", unknown[0]
-                )
-        return _first(
-            self._odd(each, known.get(key, others), (*path, key)) for key, each in value.items()
+        checks = {name: made for name, each in known.items() if (made := self._check(each))}
+        rest = self._check(others)
+        # Those needed are there, or pydantic has found them by another name.
+        optional = (
+            [] if others else [name for name in known if name not in node.get("required", ())]
         )
+
+        def check(value: Any) -> Odd:
+            if not isinstance(value, dict):
+                return ()
+            for name, inner in checks.items():
+                if name in value and (odd := inner(value[name])):
+                    return (name, *odd)
+            if optional and not value.keys() <= known.keys():
+                missing = next((name for name in optional if name not in value), None)
+                if missing is not None:
+                    # A key that nobody knows beside a field that is not there: likely its value.
+                    unknown = next(name for name in value if name not in known)
+                    return missing, f"missing, and there is an unknown key {json.dumps(unknown)}"
+            for name in value.keys() - known.keys() if rest else ():
+                if rest and (odd := rest(value[name])):
+                    return (name, *odd)
+            return ()
+
+        return check if checks or optional or rest else None
+
+
+def _integer(value: Any) -> Odd:
+    if value is True or value is False:
+        return (f"a number is wanted (got {json.dumps(value)})",)
+    return ()
+
+
+def _number(value: Any) -> Odd:
+    if type(value) is int and abs(value) > _LARGEST:
+        # It would be read as infinity.
+        return ("the number is too large",)
+    return _integer(value)
+
+
+def _temporal(wanted: str) -> Check:
+    def check(value: Any) -> Odd:
+        if isinstance(value, str) and not _NUMERIC.fullmatch(value):
+            return ()
+        return (f"a {wanted} as text is wanted (got {json.dumps(value)})",)
+
+    return check
 
 
 def _like(value: Any, kind: str) -> bool:
     return _JSON_KINDS.get(type(value), "scalar") == _JSON_NAMES.get(kind, "scalar")
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, str) and not _NUMERIC.fullmatch(value)
-
-
-def _said(path: tuple[Any, ...], wanted: str, value: Any) -> str:
-    place = ".".join(str(part) for part in path if part != WRAPPER)
-    return f"{place + ': ' if place else ''}{wanted} (got {value!r})"
-
-
-def _first(found: Iterable[str]) -> str:
-    return next((each for each in found if each), "")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -37,8 +38,6 @@ _FENCE_BEFORE = re.compile(r"```[ \t]*[\w+-]*\s*$")
 _FENCED = re.compile(r"\A```[ \t]*[\w+-]*[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
 # The rest of a larger value follows: this was a part of it.
 _GOES_ON = re.compile(r'\s*(?:[\]}]|,\s*["{\[\]}])')
-_NOT_FINITE = re.compile(r"nan|inf|\d{300}", re.IGNORECASE)
-_LONG_NUMBER = re.compile(r"\d[\d.]{17,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +49,14 @@ class _Span:
         value: The parsed value.
         fault: Why it is none; empty where it is one.
         fenced: Whether it stands in a code fence.
+        exact: Whether a number in it has more digits than a float.
     """
 
     text: str
     value: Any
     fault: str
     fenced: bool
+    exact: bool
 
 
 def read(schema: Schema, text: str) -> Any:
@@ -107,8 +108,7 @@ def _attempts(schema: Schema, spans: list[_Span]) -> tuple[list[_Span], bool]:
     A malformed one counts, so that a draft before it, or a quoted example, is not taken instead.
     """
     keys = [WRAPPER] if schema.wrapped else list(schema.plain["properties"])
-    named = re.compile(rf"""(?<!\w)(?:{"|".join(map(re.escape, keys))})["'”]?\s*:""", re.IGNORECASE)
-    meant = [span for span in spans if keys and named.search(span.text)]
+    meant = [span for span in spans if keys and _naming(tuple(keys)).search(span.text)]
     echoes = [span for span in meant if _is_echo(schema, span.value)]
     meant = [span for span in meant if span not in echoes] or meant
     if meant:
@@ -156,7 +156,9 @@ def _fitted(schema: Schema, span: _Span, *, bare: bool) -> Any:
         raise _Misfit(f"the answer is not valid JSON: {span.fault}")
     if _is_echo(schema, span.value):
         raise _Misfit("the answer repeats the schema instead of giving a value that fits it")
-    return _validated(schema, span.text, span.value, bare=bare)
+    # pydantic's own parser would round the number away.
+    text = json.dumps(span.value) if span.exact else span.text
+    return _validated(schema, text, span.value, bare=bare)
 
 
 def _scalar(schema: Schema, words: str) -> Any:
@@ -166,7 +168,7 @@ def _scalar(schema: Schema, words: str) -> Any:
     if not words:
         raise _Misfit("the answer is empty")
     try:
-        value, end = _DECODER.raw_decode(words)
+        value, end = _decoder(_Floats()).raw_decode(words)
         if end < len(words):
             raise ValueError
     except (ValueError, RecursionError):
@@ -188,23 +190,26 @@ def _choices(schema: Schema, node: dict[str, Any]) -> list[Any]:
 def _validated(schema: Schema, text: str, value: Any, *, bare: bool) -> Any:
     adapter = schema.bare if bare else schema.adapter
     fitting = _parsed(adapter, text, value)
-    if odd := Guard(schema).odd(value, bare=bare):
+    if odd := _guard(schema).odd(value, bare=bare):
         raise _Misfit(odd)
-    if _NOT_FINITE.search(text) and not _finite(to_jsonable_python(fitting, fallback=str)):
+    small = text.lower()
+    # To pydantic the text "nan" is a number.
+    if ("nan" in small or "inf" in small) and not _finite(
+        to_jsonable_python(fitting, fallback=str, inf_nan_mode="constants")
+    ):
         raise _Misfit("a number is not finite")
     return getattr(fitting, WRAPPER) if schema.wrapped and not bare else fitting
 
 
 def _parsed(adapter: TypeAdapter[Any], text: str, value: Any) -> Any:
-    # pydantic's own parser is precise about types that JSON lacks (tuples, dates, bytes), but
-    # rounds long decimals and takes no line breaks within a text, which models do write.
+    # pydantic's own parser is precise about types that JSON lacks (tuples, dates, bytes), but takes
+    # no line breaks within a text, which models do write.
     try:
-        if not _LONG_NUMBER.search(text):
-            try:
-                return adapter.validate_json(text)
-            except ValidationError as error:
-                if error.errors()[0]["type"] != "json_invalid":
-                    raise
+        try:
+            return adapter.validate_json(text)
+        except ValidationError as error:
+            if error.errors()[0]["type"] != "json_invalid":
+                raise
         return adapter.validate_json(json.dumps(value))
     except ValidationError as error:
         raise _Misfit(*_lines(error)) from None
@@ -237,14 +242,16 @@ def _finite(value: Any) -> bool:
 def _spans(text: str) -> Iterator[_Span]:
     """Every top-level place that is JSON or was meant to be; what lies within one is none."""
     place = count = 0
+    floats = _Floats()
+    decoder = _decoder(floats)
     while count <= _MOST_SPANS and (found := _START.search(text, place)):
         start = found.start()
         place = start + 1
         if not _LIKE_JSON.match(text, start):
             continue
-        value, fault = None, ""
+        value, fault, floats.exact = None, "", False
         try:
-            value, place = _DECODER.raw_decode(text, start)
+            value, place = decoder.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
             fault, place = _fault(error), _end(text, start)
         while going := _GOES_ON.match(text, place):
@@ -253,7 +260,7 @@ def _spans(text: str) -> Iterator[_Span]:
             if text[place - 1] in '{["':
                 place = _end(text, place - 1)
         fenced = bool(_FENCE_BEFORE.search(text, max(0, start - 40), start))
-        yield _Span(text[start:place], value, fault, fenced)
+        yield _Span(text[start:place], value, fault, fenced, floats.exact)
         count += 1
 
 
@@ -288,22 +295,48 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _float(literal: str) -> float | str:
-    """A number; as text where a float would round away digits that a Decimal keeps."""
-    number = float(literal)
-    if not math.isfinite(number):
-        raise ValueError(f"the number {literal[:40]} is too large")
-    digits = sum(character.isdigit() for character in literal)
-    return literal if digits > 17 and Decimal(literal) != Decimal(repr(number)) else number
+class _Floats:
+    """Numbers; as text where a float would round away digits that a Decimal keeps.
+
+    Attributes:
+        exact: Whether there was such a one.
+    """
+
+    exact = False
+
+    def __call__(self, literal: str) -> float | str:
+        number = float(literal)
+        if not math.isfinite(number):
+            raise ValueError(f"the number {literal[:40]} is too large")
+        # 17 digits say every float; "0." and the sign are no digits that count.
+        if len(literal) > 17 and Decimal(literal) != Decimal(repr(number)):
+            digits = sum(character.isdigit() for character in literal.lstrip("-0."))
+            if digits > 17:
+                self.exact = True
+                return literal
+        return number
 
 
 def _constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant, strict=False
-)
+def _decoder(floats: _Floats) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=_object, parse_float=floats, parse_constant=_constant, strict=False
+    )
+
+
+@lru_cache(maxsize=64)
+def _guard(schema: Schema) -> Guard:
+    return Guard(schema)
+
+
+@lru_cache(maxsize=64)
+def _naming(keys: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds one of the keys with its colon, however it is quoted."""
+    names = "|".join(map(re.escape, keys))
+    return re.compile(rf"""(?<!\w)(?:{names})["'”]?\s*:""", re.IGNORECASE)
 
 
 def _invalid(schema: Schema, text: str, errors: list[str]) -> InvalidAnswer:

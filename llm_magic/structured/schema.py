@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 import operator
@@ -14,7 +15,8 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, create_model
-from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUndefinedAnnotation
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError
 
 from llm_magic.errors import InvalidAnswer, PromptError
@@ -139,18 +141,32 @@ def schema_for(type_: Any) -> Schema | None:
         return _schema(type_)
 
 
+class _Generator(GenerateJsonSchema):
+    """pydantic's, but for what it describes and then does not accept."""
+
+    def literal_schema(self, schema: Any) -> dict[str, Any]:
+        """Refuses ``Literal[Colour.RED]``, whose JSON pydantic calls "red" and reads as nothing."""
+        for value in schema["expected"]:
+            if isinstance(value, enum.Enum) and not isinstance(value, str | int):
+                raise PydanticInvalidForJsonSchema(
+                    f"no JSON text is read as {value} in a Literal (Literal[{value.value!r}] or "
+                    "the Enum itself would be)"
+                )
+        return super().literal_schema(schema)
+
+
 def _schema(type_: Any) -> Schema:
     label = _label(type_)
     try:
         modern = _modern(type_)
         bare: TypeAdapter[Any] = TypeAdapter(modern)
-        plain = _root(bare.json_schema())
+        plain = _root(bare.json_schema(schema_generator=_Generator))
         wrapped = "properties" not in plain
         adapter = bare
         if wrapped:
             fields: dict[str, Any] = {WRAPPER: (modern, ...)}
             adapter = TypeAdapter(create_model("Result", **fields))
-            plain = adapter.json_schema()
+            plain = adapter.json_schema(schema_generator=_Generator)
     except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, RecursionError) as error:
         raise PromptError(
             f"{label} cannot be read from JSON: {_reason(error)}; nothing was sent.",

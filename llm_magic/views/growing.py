@@ -7,7 +7,8 @@ does. Everything in it is escaped text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,11 @@ class FinalLines:
             return
         # The last part may still be open.
         done = len(value) - (self._growth.inside(value) is not None)
-        parts = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-        for name, each in parts[self._told : done]:
+        if isinstance(value, list):
+            parts: Iterable[tuple[Any, Any]] = enumerate(value[self._told : done], self._told)
+        else:
+            parts = islice(value.items(), self._told, done)
+        for name, each in parts:
             yield f"{name}: {_words(each)}"
         self._told = max(self._told, done)
 
