@@ -107,7 +107,7 @@ def test_only_what_is_no_object_is_wrapped(type_: Any, wrapped: bool) -> None:
         int | None,
         model(a=(int, 3), b=(str | None, None)),
         model(a=(Literal["only"], ...)),
-        model(a=(Annotated[int, Field(ge=1, le=5, multipleOf=2)], ...)),
+        model(a=(Annotated[int, Field(ge=1, le=5, multiple_of=2)], ...)),
         model(a=(Annotated[str, StringConstraints(pattern="^[a-z]+$")], ...)),
         model(a=(datetime.datetime, ...), b=(datetime.timedelta, ...)),
         model(a=(Inner, Field(description="of many", examples=[{"n": 1}]))),

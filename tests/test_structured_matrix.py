@@ -1239,6 +1239,6 @@ def test_the_rules_flag(schema: dict[str, Any], said: str) -> None:
 )
 def test_a_literal_that_no_text_is_read_as_is_refused(type_: Any, server: ScriptedServer) -> None:
     """pydantic calls it "red" in its schema, and does not take "red" as its value."""
-    with pytest.raises(PromptError, match=r"Colour\.RED in a Literal"):
+    with pytest.raises(PromptError, match=r"Colour\.(RED|BLUE) in a Literal"):
         llm_magic.ask("Which?", schema=type_, model="m")
     assert server.requests == []

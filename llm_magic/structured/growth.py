@@ -24,10 +24,11 @@ _WORDS = re.compile(
     r"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|\\[^u])*+",
     re.DOTALL,
 )
+_LONGEST_ESCAPE = len(r"\ud83d\ude00")
 _CLOSING = {"{": "}", "[": "]", '"': '"'}
 _DECODER = json.JSONDecoder(strict=False)
 _DEEPEST = 100
-"""Open containers that are entered; what lies deeper is shown when it is whole."""
+"""Open containers that are entered; what goes deeper is not shown while it comes."""
 
 
 class Growth:
@@ -36,7 +37,7 @@ class Growth:
     Attributes:
         root: What is final of it: a dict or list that fills, or None before it begins.
         open: The containers that are not closed yet, outermost first.
-        key: Where in the innermost of them the unfinished text belongs; None in an array.
+        key: Where the unfinished text belongs, if the innermost of them is an object.
         words: The unfinished text so far; None where none is being written.
     """
 
@@ -46,7 +47,7 @@ class Growth:
         self.key: str | None = None
         self.words: list[str] | None = None
         self._rest = ""
-        self._waits = self._fresh = False
+        self._waits = self._fresh = self._stuck = False
 
     def feed(self, text: str) -> None:
         """Takes what has come."""
@@ -61,12 +62,16 @@ class Growth:
             self._enter(found[0])
             self._rest = self._rest[found.end() :]
         place = 0
-        while self.open:
-            step = self._step(place) if self.words is None else self._read_words(place)
+        while self.open and not self._stuck:
+            try:
+                step = self._step(place) if self.words is None else self._read_words(place)
+            except (ValueError, RecursionError):
+                # No JSON: what there is stands still, and the reading will say why.
+                self._stuck, step = True, None
             if step is None:
                 break
             place = step
-        self._rest = self._rest[place:] if self.open else ""
+        self._rest = self._rest[place:] if self.open and not self._stuck else ""
 
     def value(self, *, wrapped: bool) -> Any:
         """What there is of the value, without the object that may be around it."""
@@ -130,9 +135,11 @@ class Growth:
                 return place + 1
             return end
         end = self._whole(place)
-        if end is None and mark in "{[" and len(self.open) < _DEEPEST:
-            self._enter(mark)
-            return place + 1
+        if end is None and mark in "{[":
+            self._stuck = len(self.open) >= _DEEPEST
+            if not self._stuck:
+                self._enter(mark)
+                return place + 1
         return end
 
     def _whole(self, place: int) -> int | None:
@@ -151,14 +158,15 @@ class Growth:
         """Reads on in an unfinished text, from where it was left."""
         found, words = _WORDS.match(self._rest, place), self.words or []
         end = found.end() if found else place
-        words.append(str(_DECODER.decode(f'"{self._rest[place:end]}"')))
+        if end > place:
+            words.append(str(_DECODER.decode(f'"{self._rest[place:end]}"')))
         closed = self._rest[end : end + 1] == '"'
         if closed:
             self._keep("".join(words))
         self.words = None if closed else words
-        if not closed and end == place:
-            return None
-        return end + closed
+        # What is longer than two escapes is not the first half of one.
+        self._stuck = not closed and len(self._rest) - end > _LONGEST_ESCAPE
+        return None if end == place and not closed else end + closed
 
     def _enter(self, mark: str) -> None:
         container: Any = {} if mark == "{" else []

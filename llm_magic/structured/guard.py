@@ -9,6 +9,7 @@ refuses "3" for 3, which is no guess.)
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +21,8 @@ Odd = tuple[Any, ...]
 Check = Callable[[Any], Odd]
 
 _TEMPORAL = frozenset({"date-time", "date", "time", "duration"})
-_NUMERIC = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
+_NUMERIC = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+_NOTHING = frozenset({"null", "none"})
 _JSON_KINDS = {dict: "object", list: "array", type(None): "null"}
 _JSON_NAMES = {name: name for name in _JSON_KINDS.values()}
 _LARGEST = 2**1023
@@ -85,10 +87,13 @@ class Guard:
     def _union(self, nodes: list[dict[str, Any]]) -> Check | None:
         """Right where it is for one branch that is of the value's kind."""
         branches = [(self._schema.resolved(node).get("type"), self._check(node)) for node in nodes]
-        if not any(check for _, check in branches):
+        nullable = any(kind == "null" for kind, _ in branches)
+        if not nullable and not any(check for _, check in branches):
             return None
 
         def check(value: Any) -> Odd:
+            if nullable and isinstance(value, str) and value.strip().lower() in _NOTHING:
+                return (f"null is no text (got {json.dumps(value)})",)
             found = [
                 inner(value) if inner else ()
                 for kind, inner in branches
@@ -119,9 +124,9 @@ class Guard:
         checks = {name: made for name, each in known.items() if (made := self._check(each))}
         rest = self._check(others)
         # Those needed are there, or pydantic has found them by another name.
-        optional = (
-            [] if others else [name for name in known if name not in node.get("required", ())]
-        )
+        needed = node.get("required", ())
+        optional = [name for name in known if name not in needed]
+        spelt = {_bare(name): name for name in known}
 
         def check(value: Any) -> Odd:
             if not isinstance(value, dict):
@@ -129,18 +134,26 @@ class Guard:
             for name, inner in checks.items():
                 if name in value and (odd := inner(value[name])):
                     return (name, *odd)
-            if optional and not value.keys() <= known.keys():
+            if not others and not value.keys() <= known.keys():
+                unknown = [name for name in value if name not in known]
+                twin = next((name for name in unknown if _bare(name) in spelt), None)
+                if twin is not None:
+                    return twin, f"not a field; {spelt[_bare(twin)]} is"
                 missing = next((name for name in optional if name not in value), None)
                 if missing is not None:
                     # A key that nobody knows beside a field that is not there: likely its value.
-                    unknown = next(name for name in value if name not in known)
-                    return missing, f"missing, and there is an unknown key {json.dumps(unknown)}"
+                    return missing, f"missing, and there is an unknown key {json.dumps(unknown[0])}"
             for name in value.keys() - known.keys() if rest else ():
                 if rest and (odd := rest(value[name])):
                     return (name, *odd)
             return ()
 
-        return check if checks or optional or rest else None
+        return check if checks or known or rest else None
+
+
+def _bare(name: str) -> str:
+    """A name without what people spell in two ways."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _integer(value: Any) -> Odd:
@@ -150,10 +163,20 @@ def _integer(value: Any) -> Odd:
 
 
 def _number(value: Any) -> Odd:
+    # What would be read as infinity, or as no number at all.
     if type(value) is int and abs(value) > _LARGEST:
-        # It would be read as infinity.
         return ("the number is too large",)
+    if isinstance(value, str) and not _is_finite(value):
+        return (f"a number is wanted (got {json.dumps(value)})",)
     return _integer(value)
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        # Another branch of a union has taken it.
+        return True
 
 
 def _temporal(wanted: str) -> Check:

@@ -27,20 +27,27 @@ LARGEST = 8 * 1024 * 1024
 """Characters of an answer that are read; 128,000 tokens are about half a million."""
 _MOST_SPANS = 1_000
 _MOST_ERRORS = 10
-_THINK_END = "</think>"
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 _START = re.compile(r"[{\[]")
 # What JSON, or something that is meant to be, begins with; a brace in prose or LaTeX does not.
 _LIKE_JSON = re.compile(
-    r"""\{\s*(?:["'“}/]|\w+["']?\s*:)|\[\s*(?:["'“{\[\]/\-\d]|(?:true|false|null|True|False|None)\b)"""
+    r"""\{\s*(?:["'“}/#.]|\w+["']?\s*:)|\[\s*(?:["'“{\[\]/\-\d]|(?:true|false|null|True|False|None)\b)"""
 )
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]"]', re.DOTALL)
 _FENCE_BEFORE = re.compile(r"```[ \t]*[\w+-]*\s*$")
 _FENCED = re.compile(r"\A```[ \t]*[\w+-]*[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
+_LINE_BEFORE = re.compile(r"(?:\A|[\n:>*]|\b(?:is|are)\s)[ \t>*`]*\Z", re.IGNORECASE)
+_LINE_BEHIND = re.compile(r"[ \t.*`<]*(?:\Z|[\r\n]|</)")
+# Where these stand before it, it may be another one, or none.
+_DOUBT = re.compile(
+    r"\b(?:alternativ|or\b|reject|otherwise|for example|compar)|would (?:look|be)|\be\.g\.",
+    re.IGNORECASE,
+)
 # The rest of a larger value follows: this was a part of it.
-_GOES_ON = re.compile(r'\s*(?:[\]}]|,\s*["{\[\]}])')
+_GOES_ON = re.compile(r'\s*(?:(?:#|//)[^\n]*\s*)?(?:[\]}]|,\s*["{\[\]}])')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Span:
     """A place in the text that is JSON, or was meant to be.
 
@@ -50,6 +57,10 @@ class _Span:
         fault: Why it is none; empty where it is one.
         fenced: Whether it stands in a code fence.
         exact: Whether a number in it has more digits than a float.
+        alone: Whether it has a line of its own, or ends one behind a colon, "is" or "are".
+        doubtful: Whether the words before it say that it may not be the answer.
+        remark: Whether it stands in parentheses.
+        adjacent: Whether nothing but blanks stands between it and what is before it.
     """
 
     text: str
@@ -57,6 +68,10 @@ class _Span:
     fault: str
     fenced: bool
     exact: bool
+    alone: bool
+    doubtful: bool
+    remark: bool
+    adjacent: bool
 
 
 def read(schema: Schema, text: str) -> Any:
@@ -71,8 +86,8 @@ def read(schema: Schema, text: str) -> Any:
     """
     if len(text) > LARGEST:
         raise _invalid(schema, text, [f"the answer is longer than {LARGEST:,} characters"])
-    words = text.rpartition(_THINK_END)[2].strip("\ufeff \t\r\n")
-    spans = list(_spans(words))
+    words = _spoken(text)
+    spans = list(_spans(words, _part_of(schema)))
     if len(spans) > _MOST_SPANS:
         raise _invalid(schema, text, [f"the answer has more than {_MOST_SPANS:,} JSON values"])
     try:
@@ -89,17 +104,47 @@ class _Misfit(Exception):
         self.errors = list(errors)
 
 
+def _spoken(text: str) -> str:
+    """An answer without what was thought aloud before it, or never came to an end."""
+    words = text.strip("\ufeff \t\r\n")
+    if THINK_CLOSE not in words and THINK_OPEN not in words:
+        return words
+    try:
+        # It may be an answer about these marks.
+        _, end = _decoder(_Floats()).raw_decode(words)
+        if end == len(words):
+            return words
+    except (ValueError, RecursionError):
+        pass
+    return words.rpartition(THINK_CLOSE)[2].partition(THINK_OPEN)[0].strip()
+
+
 def _value(schema: Schema, spans: list[_Span]) -> Any:
     """The value of the last attempt, where no other one contradicts it."""
     attempts, bare = _attempts(schema, spans)
     last = attempts[-1]
     value = _fitted(schema, last, bare=bare)
+    if last.doubtful:
+        raise _Misfit("the words before the JSON leave in doubt whether it is the answer")
+    if _is_followed(schema, spans, last):
+        raise _Misfit("there is more JSON behind the value that fits")
     # A fence says "this is it"; of several lists in prose nothing says which one is meant.
-    rivals = attempts if bare else [span for span in attempts if span.fenced and not last.fenced]
+    alike = bare or last.remark or last.adjacent
+    rivals = attempts if alike else [span for span in attempts if span.fenced and not last.fenced]
     for rival in rivals:
         if not rival.fault and rival.value != last.value and _fits(schema, rival, bare=bare):
             raise _Misfit("the answer gives several values that fit, and they differ")
     return value
+
+
+def _is_followed(schema: Schema, spans: list[_Span], last: _Span) -> bool:
+    """Whether something behind the last attempt may correct it, under other names."""
+    for span in spans[spans.index(last) + 1 :]:
+        is_object = isinstance(span.value, dict) and bool(span.value)
+        is_list = schema.wrapped and span.alone and span.text[0] == "["
+        if is_object or is_list or (span.fault and span.text[0] == "{"):
+            return not _is_echo(schema, span.value)
+    return False
 
 
 def _attempts(schema: Schema, spans: list[_Span]) -> tuple[list[_Span], bool]:
@@ -113,11 +158,15 @@ def _attempts(schema: Schema, spans: list[_Span]) -> tuple[list[_Span], bool]:
     meant = [span for span in meant if span not in echoes] or meant
     if meant:
         return meant, False
+    # Without a name in it, a bracket in prose is a bracket in prose.
+    alone = [span for span in spans if span.alone or span.fenced or span.fault]
+    if not alone:
+        raise _Misfit("the answer has no JSON that stands by itself")
     if not schema.wrapped:
-        return spans, False
+        return alone, False
     kinds = {"[": "array", "{": "object"}
-    bare = [span for span in spans if kinds[span.text[0]] in _kinds(schema, schema.inner)]
-    return (bare, True) if bare else (spans, True)
+    bare = [span for span in alone if kinds[span.text[0]] in _kinds(schema, schema.inner)]
+    return (bare, True) if bare else (alone, True)
 
 
 def _kinds(schema: Schema, node: dict[str, Any]) -> set[str]:
@@ -192,12 +241,6 @@ def _validated(schema: Schema, text: str, value: Any, *, bare: bool) -> Any:
     fitting = _parsed(adapter, text, value)
     if odd := _guard(schema).odd(value, bare=bare):
         raise _Misfit(odd)
-    small = text.lower()
-    # To pydantic the text "nan" is a number.
-    if ("nan" in small or "inf" in small) and not _finite(
-        to_jsonable_python(fitting, fallback=str, inf_nan_mode="constants")
-    ):
-        raise _Misfit("a number is not finite")
     return getattr(fitting, WRAPPER) if schema.wrapped and not bare else fitting
 
 
@@ -231,36 +274,47 @@ def _lines(error: ValidationError) -> Iterator[str]:
         yield f"and {error.error_count() - _MOST_ERRORS} more"
 
 
-def _finite(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+def _spans(text: str, part_of: re.Pattern[str] | None) -> Iterator[_Span]:
+    """Every top-level place that is JSON or was meant to be; what lies within one is none.
 
-
-def _spans(text: str) -> Iterator[_Span]:
-    """Every top-level place that is JSON or was meant to be; what lies within one is none."""
+    Args:
+        text: The answer.
+        part_of: Matches words that name a field of the value: what follows is a part of it.
+    """
     place = count = 0
     floats = _Floats()
     decoder = _decoder(floats)
+    behind = 0
     while count <= _MOST_SPANS and (found := _START.search(text, place)):
         start = found.start()
         place = start + 1
         if not _LIKE_JSON.match(text, start):
             continue
+        before = text[max(behind, start - 80) : start]
         value, fault, floats.exact = None, "", False
         try:
             value, place = decoder.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
             fault, place = _fault(error), _end(text, start)
+        if part_of and part_of.search(before):
+            fault = fault or "something is around it"
         while going := _GOES_ON.match(text, place):
             # Only the rest of something larger: to its end, or to the next value's.
             fault, place = fault or "something is around it", going.end()
             if text[place - 1] in '{["':
                 place = _end(text, place - 1)
-        fenced = bool(_FENCE_BEFORE.search(text, max(0, start - 40), start))
-        yield _Span(text[start:place], value, fault, fenced, floats.exact)
+        behind = place
+        yield _Span(
+            text=text[start:place],
+            value=value,
+            fault=fault,
+            fenced=bool(_FENCE_BEFORE.search(before)),
+            exact=floats.exact,
+            alone=bool(_LINE_BEFORE.search(before) and _LINE_BEHIND.match(text, place)),
+            doubtful=bool(_DOUBT.search(before)),
+            remark=text[place : place + 1] == ")",
+            adjacent=not before.strip(" \t\r\n,;"),
+        )
         count += 1
 
 
@@ -325,6 +379,15 @@ def _decoder(floats: _Floats) -> json.JSONDecoder:
     return json.JSONDecoder(
         object_pairs_hook=_object, parse_float=floats, parse_constant=_constant, strict=False
     )
+
+
+@lru_cache(maxsize=64)
+def _part_of(schema: Schema) -> re.Pattern[str] | None:
+    """Matches ``parent:`` or ``parent=`` at the end of words, for a field of that name."""
+    if schema.wrapped or not schema.plain["properties"]:
+        return None
+    names = "|".join(map(re.escape, schema.plain["properties"]))
+    return re.compile(rf"""(?<!\w)(?:{names})["']?\s*[:=]\s*\Z""")
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, create_model
-from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUndefinedAnnotation
+from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import SchemaError
 
@@ -148,9 +148,11 @@ class _Generator(GenerateJsonSchema):
         """Refuses ``Literal[Colour.RED]``, whose JSON pydantic calls "red" and reads as nothing."""
         for value in schema["expected"]:
             if isinstance(value, enum.Enum) and not isinstance(value, str | int):
-                raise PydanticInvalidForJsonSchema(
+                # Of no class that unions pass over.
+                raise PydanticUserError(
                     f"no JSON text is read as {value} in a Literal (Literal[{value.value!r}] or "
-                    "the Enum itself would be)"
+                    "the Enum itself would be)",
+                    code=None,
                 )
         return super().literal_schema(schema)
 
