@@ -169,11 +169,8 @@ class OpenAIWire:
         given_up: set[str] = set()
         while True:
             body = self.body(request)
-            further = dict(body)
-            fixed = {key: further.pop(key) for key in ("model", "messages", "stream")}
             try:
-                sending = client.chat.completions.create(**fixed, extra_body=further)
-                return body, await self._guarded(sending, request.model)
+                return body, await self._guarded(_posted(client, body), request.model)
             except LLMError as error:
                 if self._step_down(error, body, request):
                     continue
@@ -327,6 +324,19 @@ class OpenAIWire:
             # The answer had begun, so it may have been counted: never asked twice.
             ours.retryable = False
         return ours
+
+
+def _posted(client: AsyncOpenAI, body: dict[str, Any]) -> Any:
+    """Sends a body as it is.
+
+    Not by ``chat.completions.create``, which looks through every message and schema for what it
+    might have to convert: there is nothing.
+    """
+    from openai import AsyncStream
+
+    return client.post(
+        "/chat/completions", body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object]
+    )
 
 
 def _make_client(base_url: str, api_key: str) -> AsyncOpenAI:

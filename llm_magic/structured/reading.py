@@ -8,11 +8,8 @@ again, because a guess may be a wrong value that nobody notices.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -22,56 +19,12 @@ from pydantic_core import to_jsonable_python
 from llm_magic.errors import InvalidAnswer, LLMError
 from llm_magic.structured.guard import Guard
 from llm_magic.structured.schema import WRAPPER, Schema
+from llm_magic.structured.spans import MOST, Floats, Span, decoder, find_spans, spoken
 
 LARGEST = 8 * 1024 * 1024
 """Characters of an answer that are read; 128,000 tokens are about half a million."""
-_MOST_SPANS = 1_000
 _MOST_ERRORS = 10
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-_START = re.compile(r"[{\[]")
-# What JSON, or something that is meant to be, begins with; a brace in prose or LaTeX does not.
-_LIKE_JSON = re.compile(
-    r"""\{\s*(?:["'“}/#.]|\w+["']?\s*:)|\[\s*(?:["'“{\[\]/\-\d]|(?:true|false|null|True|False|None)\b)"""
-)
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"|[{}\[\]"]', re.DOTALL)
-_FENCE_BEFORE = re.compile(r"```[ \t]*[\w+-]*\s*$")
 _FENCED = re.compile(r"\A```[ \t]*[\w+-]*[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
-_LINE_BEFORE = re.compile(r"(?:\A|[\n:>*]|\b(?:is|are)\s)[ \t>*`]*\Z", re.IGNORECASE)
-_LINE_BEHIND = re.compile(r"[ \t.*`<]*(?:\Z|[\r\n]|</)")
-# Where these stand before it, it may be another one, or none.
-_DOUBT = re.compile(
-    r"\b(?:alternativ|or\b|reject|otherwise|for example|compar)|would (?:look|be)|\be\.g\.",
-    re.IGNORECASE,
-)
-# The rest of a larger value follows: this was a part of it.
-_GOES_ON = re.compile(r'\s*(?:(?:#|//)[^\n]*\s*)?(?:[\]}]|,\s*["{\[\]}])')
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Span:
-    """A place in the text that is JSON, or was meant to be.
-
-    Attributes:
-        text: Its characters.
-        value: The parsed value.
-        fault: Why it is none; empty where it is one.
-        fenced: Whether it stands in a code fence.
-        exact: Whether a number in it has more digits than a float.
-        alone: Whether it has a line of its own, or ends one behind a colon, "is" or "are".
-        doubtful: Whether the words before it say that it may not be the answer.
-        remark: Whether it stands in parentheses.
-        adjacent: Whether nothing but blanks stands between it and what is before it.
-    """
-
-    text: str
-    value: Any
-    fault: str
-    fenced: bool
-    exact: bool
-    alone: bool
-    doubtful: bool
-    remark: bool
-    adjacent: bool
 
 
 def read(schema: Schema, text: str) -> Any:
@@ -86,12 +39,12 @@ def read(schema: Schema, text: str) -> Any:
     """
     if len(text) > LARGEST:
         raise _invalid(schema, text, [f"the answer is longer than {LARGEST:,} characters"])
-    words = _spoken(text)
-    spans = list(_spans(words, _part_of(schema)))
-    if len(spans) > _MOST_SPANS:
-        raise _invalid(schema, text, [f"the answer has more than {_MOST_SPANS:,} JSON values"])
+    words = spoken(text)
+    found = list(find_spans(words, _part_of(schema)))
+    if len(found) > MOST:
+        raise _invalid(schema, text, [f"the answer has more than {MOST:,} JSON values"])
     try:
-        return _value(schema, spans) if spans else _scalar(schema, words)
+        return _value(schema, found) if found else _scalar(schema, words)
     except _Misfit as misfit:
         raise _invalid(schema, text, misfit.errors) from None
 
@@ -104,22 +57,7 @@ class _Misfit(Exception):
         self.errors = list(errors)
 
 
-def _spoken(text: str) -> str:
-    """An answer without what was thought aloud before it, or never came to an end."""
-    words = text.strip("\ufeff \t\r\n")
-    if THINK_CLOSE not in words and THINK_OPEN not in words:
-        return words
-    try:
-        # It may be an answer about these marks.
-        _, end = _decoder(_Floats()).raw_decode(words)
-        if end == len(words):
-            return words
-    except (ValueError, RecursionError):
-        pass
-    return words.rpartition(THINK_CLOSE)[2].partition(THINK_OPEN)[0].strip()
-
-
-def _value(schema: Schema, spans: list[_Span]) -> Any:
+def _value(schema: Schema, spans: list[Span]) -> Any:
     """The value of the last attempt, where no other one contradicts it."""
     attempts, bare = _attempts(schema, spans)
     last = attempts[-1]
@@ -137,7 +75,7 @@ def _value(schema: Schema, spans: list[_Span]) -> Any:
     return value
 
 
-def _is_followed(schema: Schema, spans: list[_Span], last: _Span) -> bool:
+def _is_followed(schema: Schema, spans: list[Span], last: Span) -> bool:
     """Whether something behind the last attempt may correct it, under other names."""
     for span in spans[spans.index(last) + 1 :]:
         is_object = isinstance(span.value, dict) and bool(span.value)
@@ -147,7 +85,7 @@ def _is_followed(schema: Schema, spans: list[_Span], last: _Span) -> bool:
     return False
 
 
-def _attempts(schema: Schema, spans: list[_Span]) -> tuple[list[_Span], bool]:
+def _attempts(schema: Schema, spans: list[Span]) -> tuple[list[Span], bool]:
     """The spans that were meant as the answer, and whether they lack our object around them.
 
     A malformed one counts, so that a draft before it, or a quoted example, is not taken instead.
@@ -191,7 +129,7 @@ def _is_echo(schema: Schema, value: Any) -> bool:
     )
 
 
-def _fits(schema: Schema, span: _Span, *, bare: bool) -> bool:
+def _fits(schema: Schema, span: Span, *, bare: bool) -> bool:
     try:
         _fitted(schema, span, bare=bare)
     except _Misfit:
@@ -199,7 +137,7 @@ def _fits(schema: Schema, span: _Span, *, bare: bool) -> bool:
     return True
 
 
-def _fitted(schema: Schema, span: _Span, *, bare: bool) -> Any:
+def _fitted(schema: Schema, span: Span, *, bare: bool) -> Any:
     """The span's value as the type has it."""
     if span.fault:
         raise _Misfit(f"the answer is not valid JSON: {span.fault}")
@@ -217,7 +155,7 @@ def _scalar(schema: Schema, words: str) -> Any:
     if not words:
         raise _Misfit("the answer is empty")
     try:
-        value, end = _decoder(_Floats()).raw_decode(words)
+        value, end = decoder(Floats()).raw_decode(words)
         if end < len(words):
             raise ValueError
     except (ValueError, RecursionError):
@@ -272,113 +210,6 @@ def _lines(error: ValidationError) -> Iterator[str]:
         yield f"{place + ': ' if place else ''}{each['msg']} (got {short})"
     if error.error_count() > _MOST_ERRORS:
         yield f"and {error.error_count() - _MOST_ERRORS} more"
-
-
-def _spans(text: str, part_of: re.Pattern[str] | None) -> Iterator[_Span]:
-    """Every top-level place that is JSON or was meant to be; what lies within one is none.
-
-    Args:
-        text: The answer.
-        part_of: Matches words that name a field of the value: what follows is a part of it.
-    """
-    place = count = 0
-    floats = _Floats()
-    decoder = _decoder(floats)
-    behind = 0
-    while count <= _MOST_SPANS and (found := _START.search(text, place)):
-        start = found.start()
-        place = start + 1
-        if not _LIKE_JSON.match(text, start):
-            continue
-        before = text[max(behind, start - 80) : start]
-        value, fault, floats.exact = None, "", False
-        try:
-            value, place = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError) as error:
-            fault, place = _fault(error), _end(text, start)
-        if part_of and part_of.search(before):
-            fault = fault or "something is around it"
-        while going := _GOES_ON.match(text, place):
-            # Only the rest of something larger: to its end, or to the next value's.
-            fault, place = fault or "something is around it", going.end()
-            if text[place - 1] in '{["':
-                place = _end(text, place - 1)
-        behind = place
-        yield _Span(
-            text=text[start:place],
-            value=value,
-            fault=fault,
-            fenced=bool(_FENCE_BEFORE.search(before)),
-            exact=floats.exact,
-            alone=bool(_LINE_BEFORE.search(before) and _LINE_BEHIND.match(text, place)),
-            doubtful=bool(_DOUBT.search(before)),
-            remark=text[place : place + 1] == ")",
-            adjacent=not before.strip(" \t\r\n,;"),
-        )
-        count += 1
-
-
-def _fault(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, json.JSONDecodeError):
-        near = error.doc[max(0, error.pos - 20) : error.pos + 20]
-        return f"{error.msg} near {json.dumps(near, ensure_ascii=False)}"
-    return str(error)
-
-
-def _end(text: str, start: int) -> int:
-    """Where the brackets that open at a place close; the end of the text where they do not."""
-    depth = 0
-    for token in _TOKEN.finditer(text, start):
-        mark = token[0]
-        depth += (mark in "{[") - (mark in "}]")
-        if mark == '"':
-            return len(text)
-        if depth == 0:
-            return token.end()
-    return len(text)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        for key, value in pairs:
-            if made[key] != value:
-                raise ValueError(f"the key {key!r} is there twice, with two values")
-    return made
-
-
-class _Floats:
-    """Numbers; as text where a float would round away digits that a Decimal keeps.
-
-    Attributes:
-        exact: Whether there was such a one.
-    """
-
-    exact = False
-
-    def __call__(self, literal: str) -> float | str:
-        number = float(literal)
-        if not math.isfinite(number):
-            raise ValueError(f"the number {literal[:40]} is too large")
-        # 17 digits say every float; "0." and the sign are no digits that count.
-        if len(literal) > 17 and Decimal(literal) != Decimal(repr(number)):
-            digits = sum(character.isdigit() for character in literal.lstrip("-0."))
-            if digits > 17:
-                self.exact = True
-                return literal
-        return number
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _decoder(floats: _Floats) -> json.JSONDecoder:
-    return json.JSONDecoder(
-        object_pairs_hook=_object, parse_float=floats, parse_constant=_constant, strict=False
-    )
 
 
 @lru_cache(maxsize=64)

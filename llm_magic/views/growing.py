@@ -7,7 +7,7 @@ does. Everything in it is escaped text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ VALUES_PER_SECOND = 10
 _HEAD, _TAIL = 10, 5
 _SAVED_HEAD, _SAVED_TAIL = 50, 10
 _LONGEST_CELL, _LONGEST_FIELD = 500, 10_000
+_MOST_KNOWN = 500
 _DIM = ' style="opacity: 0.6"'
 
 
@@ -53,6 +54,7 @@ class GrowingValue:
 
         self._schema = schema
         self._growth = Growth()
+        self._known: dict[int, str] = {}
 
     def add(self, words: str) -> None:
         """Takes new words."""
@@ -63,11 +65,15 @@ class GrowingValue:
         value = self._growth.value(wrapped=self._schema.wrapped)
         inside = self._growth.inside(value)
         if isinstance(value, list):
+            columns = self._schema.columns
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
             return _rows_html(
                 value,
-                self._schema.columns,
+                columns,
                 open_row=inside is not None,
                 partial=self._partial(inside),
+                known=self._known if columns else None,
             )
         fields = dict.fromkeys(self._schema.inner.get("properties", {}), "")
         fields |= value if isinstance(value, dict) else {}
@@ -156,27 +162,38 @@ def _rows_html(
     tail: int = _TAIL,
     open_row: bool = False,
     partial: Mapping[str, str] = MappingProxyType({}),
+    known: dict[int, str] | None = None,
 ) -> str:
-    """A table of rows; the last one may be open, with a partial text in it."""
+    """A table of rows; the last one may be open, with a partial text in it.
+
+    ``known`` keeps the HTML of final rows, by their identity, from one redraw to the next.
+    """
     left_out = max(0, len(rows) - head - tail)
     few = [*rows[:head], *rows[-tail:]] if left_out else list(rows)
-    few = [row if isinstance(row, dict) else {"value": row} for row in few]
+    if not all(isinstance(row, dict) for row in few):
+        few, known = [row if isinstance(row, dict) else {"value": row} for row in few], None
     columns = columns or list(dict.fromkeys(name for row in few for name in row))
     lines = []
     for place, row in enumerate(few):
         if left_out and place == head:
             gap = f"… {left_out:,} more rows …"
             lines.append(f'<tr><td colspan="{len(columns)}">{gap}</td></tr>')
-        last = open_row and place == len(few) - 1
-        now = {**row, **partial} if last else row
-        cells = "".join(
-            _cell(now.get(name, ""), _LONGEST_CELL, open_=last and name in partial)
-            for name in columns
-        )
-        lines.append(f"<tr{_DIM if last else ''}>{cells}</tr>")
+        if open_row and place == len(few) - 1:
+            lines.append(f"<tr{_DIM}>{_cells({**row, **partial}, columns, partial)}</tr>")
+            continue
+        line = known.get(id(row)) if known is not None else None
+        if line is None:
+            line = f"<tr>{_cells(row, columns, ())}</tr>"
+            if known is not None:
+                known[id(row)] = line
+        lines.append(line)
     names = "".join(f'<th style="text-align:left">{escaped(name)}</th>' for name in columns)
     count = f"<p><small>{len(rows):,} rows</small></p>" if len(rows) > 1 else ""
     return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>{count}"
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str], open_: Collection[str]) -> str:
+    return "".join(_cell(row.get(name, ""), _LONGEST_CELL, open_=name in open_) for name in columns)
 
 
 def _cell(value: Any, limit: int, *, open_: bool) -> str:
