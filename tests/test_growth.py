@@ -1,6 +1,8 @@
 """JSON while it grows: what was shown stays, whatever the cuts; and how it looks in a notebook."""
 
+import io
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llm_magic.structured import Growth, growth, schema_for
-from llm_magic.views.growing import GrowingValue
+from llm_magic.views.growing import FinalLines, GrowingValue
+from llm_magic.views.terminal import TerminalView
 
 Path = tuple[str | int, ...]
 
@@ -299,4 +302,43 @@ def test_ten_thousand_rows_stay_a_small_table(wrapping: str) -> None:
 
     assert len(html.encode()) < 20_000
     assert "10,000 rows" in html
-    assert "9,985 more rows" in html
+    assert "9,986 more rows" in html
+
+
+class Tty(io.StringIO):
+    """A terminal that somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_terminal_shows_final_lines_where_somebody_watches(
+    watched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = schema_for(list[int])
+    out = Tty() if watched else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    view = TerminalView(schema=schema)
+    view.draw('{"result": [1, 2', "")
+    assert ("0: 1" in out.getvalue()) is watched
+    assert "1: 2" not in out.getvalue()
+    view.again()
+    view.draw('{"result": [7, 8]}', "")
+    assert ("0: 7" in out.getvalue()) is watched
+    view.finish([7, 8], "")
+    assert out.getvalue().endswith("[7, 8]\n")
+
+
+def test_final_lines_of_an_object_and_of_many_rows() -> None:
+    class Pair(BaseModel):
+        a: str
+        b: int
+
+    lines = FinalLines(schema_for(Pair))
+    assert list(lines.add('{"a": "x')) == []
+    assert list(lines.add('y", "b": 3')) == ["a: xy"]
+    assert list(lines.add("4}")) == ["b: 34"]
+    rows = FinalLines(schema_for(list[int]))
+    told = [line for n in range(500) for line in rows.add(f"{',' if n else chr(91)}{n}")]
+    assert told == [f"{n}: {n}" for n in range(499)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 VALUES_PER_SECOND = 10
 """Redraws of an object or table while it comes, at most."""
-_HEAD, _TAIL = 10, 5
+_HEAD, _TAIL = 10, 4
 _SAVED_HEAD, _SAVED_TAIL = 50, 10
 _LONGEST_CELL, _LONGEST_FIELD = 500, 10_000
 _MOST_KNOWN = 500
@@ -187,9 +188,14 @@ def _rows_html(
             if known is not None:
                 known[id(row)] = line
         lines.append(line)
-    names = "".join(f'<th style="text-align:left">{escaped(name)}</th>' for name in columns)
+    names = _head(tuple(columns))
     count = f"<p><small>{len(rows):,} rows</small></p>" if len(rows) > 1 else ""
     return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>{count}"
+
+
+@lru_cache(maxsize=16)
+def _head(columns: tuple[str, ...]) -> str:
+    return "".join(f'<th style="text-align:left">{escaped(name)}</th>' for name in columns)
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str], open_: Collection[str]) -> str:
