@@ -93,6 +93,17 @@ def server() -> Iterator[ScriptedServer]:
         yield running
 
 
+@pytest.fixture
+def provider(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scripted server as the provider of a script, whose session is closed at its end."""
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    yield
+    if session._session is not None:
+        session._session.close()
+        session._session = None
+
+
 @dataclass
 class Ran:
     """What came of a cell.

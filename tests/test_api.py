@@ -11,19 +11,10 @@ from typing import Any
 import pytest
 
 import llm_magic
-from llm_magic import errors, session
+from llm_magic import errors
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import KEY
 
-
-@pytest.fixture(autouse=True)
-def provider(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    yield
-    if session._session:
-        session._session.close()
-    session._session = None
+pytestmark = pytest.mark.usefixtures("provider")
 
 
 def test_ask(server: ScriptedServer) -> None:

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_magic import session
 from llm_magic.magics import LLMMagics
 from llm_magic.settings import LLMMagic
 from llm_magic.testing import ScriptedServer
-from tests.conftest import KEY
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,19 +37,11 @@ def test_readme_lists_every_setting_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_python_of_the_readme_runs(
-    block: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+@pytest.mark.usefixtures("provider")
+def test_python_of_the_readme_runs(block: str, server: ScriptedServer) -> None:
     if "City" in block:
         server.enqueue('{"result": [{"name": "Santiago", "people": 5600000}]}')
-    try:
-        exec(compile(block, "README.md", "exec"), {})
-    finally:
-        if session._session:
-            session._session.close()
-            session._session = None
+    exec(compile(block, "README.md", "exec"), {})
 
 
 def test_there_is_python_in_the_readme() -> None:

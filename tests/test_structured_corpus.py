@@ -5,13 +5,11 @@ from typing import Any
 import pytest
 
 import llm_magic
-from llm_magic import session
 from llm_magic.decode import ThinkSplitter
 from llm_magic.errors import InvalidAnswer
 from llm_magic.structured import schema_for
 from llm_magic.structured.reading import read
 from llm_magic.testing import Reply, ScriptedServer
-from tests.conftest import KEY
 from tests.malformed import ASK, CASES, GOOD, Case
 
 ASKED = [case for case in CASES if case.expected is ASK]
@@ -20,16 +18,6 @@ ASKED = [case for case in CASES if case.expected is ASK]
 @pytest.fixture(autouse=True)
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
-
-
-@pytest.fixture
-def provider(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    yield
-    if session._session:
-        session._session.close()
-    session._session = None
 
 
 def value_of(case: Case) -> Any:
