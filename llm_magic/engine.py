@@ -142,21 +142,20 @@ async def _fly(
 ) -> Response:
     """One call; where the answer does not fit the schema, another one that says so."""
     before: InvalidAnswer | None = None
-    asked = request
-    for left in reversed(range(call.repairs + 1)):
+    asked, left = request, call.repairs
+    while True:
         try:
             return await _capped(asked, print_, before, wire=wire, sink=sink, call=call)
         except InvalidAnswer as error:
-            if not left or request.schema is None:
+            if left <= 0 or request.schema is None:
                 raise
-            before = error
+            before, left = error, left - 1
         except QuotaExceeded as error:
             if before:
                 error.args = (f"{before.args[0]} Asking again was refused: {error.args[0]}",)
             raise
         sink.again(f"{before.args[0]} Asking again with what is wrong.")
         asked = replace(request, messages=request.schema.repaired(request.messages, before))
-    raise AssertionError("the last attempt returns or raises")
 
 
 async def _capped(

@@ -79,7 +79,7 @@ class LLMMagics(Magics):
             )
         request = self._request(chosen, command.rest if cell is None else cell)
         most = line_options.money(chosen.max_cost)
-        wish = Wish(chosen.fresh, chosen.no_cache, most, max(0, chosen.repairs))
+        wish = Wish(chosen.fresh, chosen.no_cache, most, chosen.repairs)
         if chosen.dry_run:
             self._dry_run(request, wish)
             return None

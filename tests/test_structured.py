@@ -247,6 +247,13 @@ def test_after_the_last_attempt_the_error_has_everything(
     assert len(str(error).splitlines()) <= 3
 
 
+def test_fewer_than_no_repairs_are_none(user: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(WRONG)
+    with pytest.raises(InvalidAnswer):
+        llm_magic.ask("Review?", schema=user["Review"], repairs=-1)
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [

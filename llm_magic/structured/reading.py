@@ -80,8 +80,9 @@ def _is_followed(schema: Schema, spans: list[Span], last: Span) -> bool:
     for span in spans[spans.index(last) + 1 :]:
         is_object = isinstance(span.value, dict) and bool(span.value)
         is_list = schema.wrapped and span.alone and span.text[0] == "["
-        if is_object or is_list or (span.fault and span.text[0] == "{"):
-            return not _is_echo(schema, span.value)
+        is_meant = is_object or is_list or (span.fault and span.text[0] == "{")
+        if is_meant and not _is_echo(schema, span.value):
+            return True
     return False
 
 
