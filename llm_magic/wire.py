@@ -171,7 +171,7 @@ class OpenAIWire:
             body = self.body(request)
             try:
                 return body, await self._guarded(_posted(client, body), request.model)
-            except LLMError as error:
+            except ProviderError as error:
                 if self._step_down(error, body, request):
                     continue
                 field = self._unwanted_field(error, body, request)
@@ -185,11 +185,9 @@ class OpenAIWire:
     def _rung(self, request: Request) -> Rung:
         return self._rungs.get(request.model, "json_schema")
 
-    def _step_down(self, error: LLMError, body: dict[str, Any], request: Request) -> bool:
+    def _step_down(self, error: ProviderError, body: dict[str, Any], request: Request) -> bool:
         """Asks for JSON in a weaker form from now on, if it was the form that was refused."""
-        if request.schema is None or not isinstance(error, ProviderError):
-            return False
-        lower = step_down(body, error)
+        lower = step_down(body, error) if request.schema else None
         if lower is None:
             return False
         # By what this body had: of several requests on their way each finds its way.
@@ -197,11 +195,9 @@ class OpenAIWire:
         return True
 
     def _unwanted_field(
-        self, error: LLMError, body: dict[str, Any], request: Request
+        self, error: ProviderError, body: dict[str, Any], request: Request
     ) -> str | None:
         """The field that the server refuses, if it is one that we put there ourselves."""
-        if not isinstance(error, ProviderError):
-            return None
         said = str(error.body)
         if error.status not in (400, 422, 500) or not _UNWANTED.search(said):
             return None

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from llm_magic.decode import CLOSE, OPEN
+
 MOST = 1_000
 """Places that are looked at; an answer with more is none."""
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 _START = re.compile(r"[{\[]")
 # What JSON, or something that is meant to be, begins with; a brace in prose or LaTeX does not.
 _LIKE_JSON = re.compile(
@@ -170,7 +171,7 @@ def decoder(floats: Floats) -> json.JSONDecoder:
 def spoken(text: str) -> str:
     """An answer without what was thought aloud before it, or never came to an end."""
     words = text.strip("\ufeff \t\r\n")
-    if THINK_CLOSE not in words and THINK_OPEN not in words:
+    if CLOSE not in words and OPEN not in words:
         return words
     try:
         # It may be an answer about these marks.
@@ -179,4 +180,4 @@ def spoken(text: str) -> str:
             return words
     except (ValueError, RecursionError):
         pass
-    return words.rpartition(THINK_CLOSE)[2].partition(THINK_OPEN)[0].strip()
+    return words.rpartition(CLOSE)[2].partition(OPEN)[0].strip()

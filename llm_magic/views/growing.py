@@ -107,10 +107,6 @@ class FinalLines:
         self._growth = Growth()
         self._told = 0
 
-    def anew(self) -> FinalLines:
-        """The same before the first word."""
-        return FinalLines(self._schema)
-
     def add(self, words: str) -> Iterator[str]:
         """Takes new words; gives the lines that they complete."""
         self._growth.feed(words)

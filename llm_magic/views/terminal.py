@@ -17,7 +17,8 @@ class TerminalView:
 
     def __init__(self, *, live: bool = True, schema: Schema | None = None) -> None:
         self._live = live
-        self._lines = FinalLines(schema) if schema else None
+        self._schema = schema
+        self.again()
         self._printed = 0
         self._line_open = False
 
@@ -29,16 +30,17 @@ class TerminalView:
         if notice:
             self._end_line()
             self._print(_quiet(notice) + "\n")
-        if words and self._live and self._lines is None:
-            self._words(words)
-        elif words and self._live and sys.stdout.isatty():
-            for line in self._lines.add(words) if self._lines else ():
-                self._print(_quiet(line) + "\n")
+        if words and self._live:
+            if self._lines is None:
+                self._words(words)
+            elif sys.stdout.isatty():
+                for line in self._lines.add(words):
+                    self._print(_quiet(line) + "\n")
         return 1 / (REDRAWS_PER_SECOND if self._lines is None else VALUES_PER_SECOND)
 
     def again(self) -> None:
         """Begins anew below what stands there."""
-        self._lines = self._lines and self._lines.anew()
+        self._lines = FinalLines(self._schema) if self._schema else None
 
     def finish(self, answer: Any, status: str) -> None:
         """Prints the rest, or the object as Python shows it, and the status line."""
