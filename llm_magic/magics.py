@@ -122,7 +122,11 @@ class LLMMagics(Magics):
         from llm_magic.views import choose
 
         view = choose(
-            self.shell, quiet=chosen.quiet, live=not chosen.no_stream, schema=request.schema
+            self.shell,
+            quiet=chosen.quiet,
+            live=not chosen.no_stream,
+            schema=request.schema,
+            widgets=self._session.settings.widgets,
         )
         response = self._session.ask(request, view, wish)
         self._session.mark_shown(response)

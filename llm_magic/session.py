@@ -19,7 +19,7 @@ from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.prompt import Content, messages
 from llm_magic.settings import LLMMagic, api_key
 from llm_magic.types import Request, Response, Usage, Wish
-from llm_magic.views import Feed, Silent, View, show_responses
+from llm_magic.views import Feed, Silent, View, show_responses, uninterrupted
 from llm_magic.watch import Limits
 from llm_magic.wire import OpenAIWire
 
@@ -137,7 +137,7 @@ class Session:
             if response is None:
                 response = self._ask(request, view, wish)
             if view is not _SILENT:
-                view.finish(response.value, self.status(response))
+                view.finish(response.value, self.status(response), response.reasoning)
             return response
         finally:
             self.desk.warn()
@@ -146,18 +146,20 @@ class Session:
         feed = Feed()
 
         def finish(text: str, status: str) -> None:
-            view.finish(text, status if self.settings.feedback else "")
+            view.finish(text, status if self.settings.feedback else "", feed.thoughts())
 
         future: Future[Response] | None = None
         try:
             future = self.submit(request, feed, wish)
             future.add_done_callback(lambda _: feed.close())
-            view.start(request.model or "the server's model")
+            view.start(request.model or "the server's model", feed.halt)
             feed.follow(view)
             return future.result()
         except KeyboardInterrupt:
-            partial = _stop(future, feed, request)
-            finish(_as_shown(request, partial.text), f"{partial.status()} · stopped, incomplete")
+            with uninterrupted():
+                partial = _stop(future, feed, request)
+                status = f"{partial.status()} · stopped, incomplete"
+                finish(_as_shown(request, partial.text), status)
             raise Interrupted(_stopped_message(partial), partial) from None
         except Exception as error:
             came = feed.text()

@@ -130,6 +130,10 @@ class LLMMagic(Configurable):
         [0, 1], 1, help="0 shows the answer alone, 1 the line with model, tokens and time as well."
     ).tag(config=True)
 
+    widgets = Bool(
+        True, help="Whether an answer streams into a widget with a Stop button, where one can run."
+    ).tag(config=True)
+
     def __init__(self, **kwargs: Any) -> None:
         # Names last set from the environment: once the variable is gone, so is its value.
         self._from_environment: set[str] = set()

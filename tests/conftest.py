@@ -243,13 +243,13 @@ class Kernel:
 
     Args:
         watched: Whether to look like a notebook that somebody has open (JupyterLab names the
-            session); else as under nbclient.
+            session) in a front end without widgets; else as under nbclient.
         environment: Further variables. Where they say nothing about it, answers are not kept, and
             what is used is counted in a folder of the kernel's own.
     """
 
     def __init__(self, *, watched: bool, environment: dict[str, str]) -> None:
-        seen = {"JPY_SESSION_NAME": "test.ipynb"} if watched else {}
+        seen = {"JPY_SESSION_NAME": "test.ipynb", "LLM_MAGIC_WIDGETS": "False"} if watched else {}
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         own = {
             "LLM_MAGIC_CACHE_DIR": f"{self._folder.name}/cache",

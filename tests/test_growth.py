@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from llm_magic.structured import Growth, growth, schema_for
+from llm_magic.views.base import News
 from llm_magic.views.growing import FinalLines, GrowingValue
 from llm_magic.views.terminal import TerminalView
 
@@ -267,18 +268,18 @@ def test_a_row_that_grows(wrapping: str) -> None:
     growing.add(wrapping.partition("{}")[0] if len(wrapping) > 2 else "")
     growing.add(rows)
 
-    html = growing.html()
+    html = "".join(growing.html())
 
     assert "La&lt;script&gt;x&lt;/script&gt;mp…</td>" in html
     assert "<script" not in html
     assert "Kettle</td>" in html
     assert [html.count(f">{name}</th>") for name in ("product", "rating", "note")] == [1, 1, 1]
     growing.add('", "rating": 3')
-    assert "mp</td>" in growing.html()
-    assert "3</td>" not in growing.html()
+    assert "mp</td>" in "".join(growing.html())
+    assert "3</td>" not in "".join(growing.html())
     growing.add("}")
-    assert "3</td>" in growing.html()
-    assert "…" not in growing.html()
+    assert "3</td>" in "".join(growing.html())
+    assert "…" not in "".join(growing.html())
 
 
 def test_a_table_begins_with_its_columns(wrapping: str) -> None:
@@ -286,7 +287,7 @@ def test_a_table_begins_with_its_columns(wrapping: str) -> None:
     growing.add("Here:\n" + (wrapping.partition("{}")[0] if len(wrapping) > 2 else "") + "[{")
     growing.add('"rating": 4, "product": "')
 
-    html = growing.html()
+    html = "".join(growing.html())
 
     assert html.index(">product<") < html.index(">rating<") < html.index(">note<")
 
@@ -298,7 +299,7 @@ def test_ten_thousand_rows_stay_a_small_table(wrapping: str) -> None:
     for _ in range(100):
         growing.add(f"{row}, " * 100)
 
-    html = growing.html()
+    html = "".join(growing.html())
 
     assert len(html.encode()) < 20_000
     assert "10,000 rows" in html
@@ -320,11 +321,11 @@ def test_a_terminal_shows_final_lines_where_somebody_watches(
     out = Tty() if watched else io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     view = TerminalView(schema=schema)
-    view.draw('{"result": [1, 2', "")
+    view.draw(News('{"result": [1, 2'))
     assert ("0: 1" in out.getvalue()) is watched
     assert "1: 2" not in out.getvalue()
     view.again()
-    view.draw('{"result": [7, 8]}', "")
+    view.draw(News('{"result": [7, 8]}'))
     assert ("0: 7" in out.getvalue()) is watched
     view.finish([7, 8], "")
     assert out.getvalue().endswith("[7, 8]\n")

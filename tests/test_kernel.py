@@ -79,7 +79,7 @@ def test_streams_into_one_display_that_is_saved_in_its_final_form(
     assert lengths[0] < lengths[-1] / 5
     final = updates[-1]["data"]
     assert final["text/plain"] == LONG.text
-    assert final["text/html"].startswith("<p><strong>Bold</strong> and <code>code</code>")
+    assert "</p><p><strong>Bold</strong> and <code>code</code>" in final["text/html"]
     assert "scripted-model · " in final["text/html"]
     assert shown.of("execute_result") == []
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_magic.views.base import without_controls
-from llm_magic.views.render import bundle, markdown_html, status_html
+from llm_magic.views.notebook import saved_form
+from llm_magic.views.render import markdown_html, status_html
 
 PLAIN = "p h1 h2 h3 h4 h5 h6 em strong s br hr ul li blockquote table thead tbody tr small pre div"
 ALLOWED: dict[str, set[str]] = {
@@ -340,12 +341,12 @@ def test_the_status_is_text(status: str) -> None:
 
 
 def test_the_saved_form_has_the_answer_raw_and_rendered() -> None:
-    saved = bundle("**Hi** $5", "m · 1 in / 2 out")
+    saved = saved_form("**Hi** $5", "m · 1 in / 2 out")
 
     assert saved["text/plain"] == "**Hi** $5"
     assert "<strong>Hi</strong>" in saved["text/html"]
     assert "m · 1 in / 2 out" in saved["text/html"]
-    assert bundle("", "stopped")["text/plain"] == "stopped"
+    assert saved_form("", "stopped")["text/plain"] == "stopped"
 
 
 @given(st.text())

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.types import Response
-from llm_magic.views.base import Feed, Silent, View
+from llm_magic.views.base import Feed, Silent, View, uninterrupted
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
 
-__all__ = ["Feed", "Silent", "View", "choose", "show_report", "show_responses"]
+__all__ = ["Feed", "Silent", "View", "choose", "show_report", "show_responses", "uninterrupted"]
 
 
 _ABOVE = "<Response: the answer above, with .text, .value, .usage, .model>"
 
 
 def choose(
-    shell: Any, *, quiet: bool = False, live: bool = True, schema: Schema | None = None
+    shell: Any,
+    *,
+    quiet: bool = False,
+    live: bool = True,
+    schema: Schema | None = None,
+    widgets: bool = True,
+    blocks: bool = True,
 ) -> View:
     """The view for this shell.
 
@@ -29,15 +36,24 @@ def choose(
         quiet: Draw nothing.
         live: Draw while the answer comes, where the front end can.
         schema: What the answer must be; None for prose.
+        widgets: Use a widget where the front end runs it.
+        blocks: The cell waits for the answer.
     """
     if quiet or shell is None:
         return Silent()
-    from llm_magic.views.notebook import HeadlessView, NotebookView
-    from llm_magic.views.terminal import TerminalView
-
     if not hasattr(shell, "kernel"):
+        from llm_magic.views.terminal import TerminalView
+
         return TerminalView(live=live, schema=schema)
-    return NotebookView(schema) if live and _front_end_draws(shell) else HeadlessView()
+    from llm_magic.views.notebook import HeadlessView, NotebookView
+
+    if not (live and _front_end_draws(shell)):
+        return HeadlessView()
+    if widgets and _runs_widgets(shell):
+        from llm_magic.views.live import LiveView
+
+        return LiveView(schema, interrupts=blocks)
+    return NotebookView(schema)
 
 
 def show_report(shell: Any, report: str) -> None:
@@ -79,6 +95,16 @@ def show_responses(shell: Any, on_screen: Callable[[Response], bool]) -> None:
             printer.pretty(response.value)
 
     formatters.formatters["text/plain"].for_type(Response, write)
+
+
+def _runs_widgets(shell: Any) -> bool:
+    """Whether the front end is JupyterLab or Notebook 7, with the libraries in the kernel.
+
+    VS Code and Colab load custom widgets from elsewhere, or not at all.
+    """
+    if "__vsc_ipynb_file__" in shell.user_ns or "google.colab" in sys.modules:
+        return False
+    return "JPY_SESSION_NAME" in os.environ and importlib.util.find_spec("anywidget") is not None
 
 
 def _front_end_draws(shell: Any) -> bool:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.frames import fields_of, rows_of
-from llm_magic.views.render import escaped, markdown_html
+from llm_magic.views.render import escaped, growing_html
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
@@ -29,18 +29,22 @@ _DIM = ' style="opacity: 0.6"'
 
 
 class GrowingMarkdown:
-    """Prose as it comes."""
+    """Prose as it comes; a redraw renders only the block that is being written."""
 
     def __init__(self) -> None:
         self._text = ""
+        self._env: dict[str, Any] = {}
 
     def add(self, words: str) -> None:
         """Takes new words."""
-        self._text += words
+        # As the renderer counts lines.
+        self._text += words.replace("\r", "")
 
-    def html(self) -> str:
-        """All of it so far."""
-        return markdown_html(self._text)
+    def html(self) -> tuple[str, str]:
+        """What is final and new since the last call, and what may still change."""
+        closed, last, place = growing_html(self._text, self._env)
+        self._text = self._text[place:]
+        return closed, last
 
 
 class GrowingValue:
@@ -61,8 +65,11 @@ class GrowingValue:
         """Takes new words."""
         self._growth.feed(words)
 
-    def html(self) -> str:
-        """A table of the rows so far, or of the fields."""
+    def html(self) -> tuple[str, str]:
+        """A table of the rows so far, or of the fields: nothing of it is final."""
+        return "", self._table()
+
+    def _table(self) -> str:
         value = self._growth.value(wrapped=self._schema.wrapped)
         inside = self._growth.inside(value)
         if isinstance(value, list):

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.types import Response
-from llm_magic.views.base import REDRAWS_PER_SECOND
+from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import (
     VALUES_PER_SECOND,
     GrowingMarkdown,
     GrowingValue,
     value_html,
 )
-from llm_magic.views.render import bundle, markdown_html, status_html
+from llm_magic.views.render import markdown_html, status_html, thoughts_html
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
@@ -32,20 +33,20 @@ BYTES_PER_SECOND = 30_000
 class HeadlessView:
     """Shows the answer once, when it is complete."""
 
-    def start(self, label: str) -> None:
+    def start(self, label: str, stop: Callable[[], None]) -> None:
         """Nothing."""
 
-    def draw(self, words: str, notice: str) -> float:
+    def draw(self, news: News) -> float:
         """Nothing; looked at once a second."""
         return 1.0
 
     def again(self) -> None:
         """Nothing."""
 
-    def finish(self, answer: Any, status: str) -> None:
+    def finish(self, answer: Any, status: str, thoughts: str = "") -> None:
         """The one display."""
         if answer != "" or status:
-            _display(_saved_form(answer, status))
+            show(saved_form(answer, status, thoughts))
 
 
 class NotebookView:
@@ -53,15 +54,16 @@ class NotebookView:
 
     Args:
         schema: What the answer must be; None for prose.
+        handle: Of the output, where there is one already.
     """
 
-    def __init__(self, schema: Schema | None = None) -> None:
+    def __init__(self, schema: Schema | None = None, handle: Any = None) -> None:
         self._schema = schema
-        self._drawing = self._new()
         self._model = self._label = ""
-        self._handle: Any = None
+        self._handle = handle
+        self.again()
 
-    def start(self, label: str) -> None:
+    def start(self, label: str, stop: Callable[[], None]) -> None:
         """Shows at once that something is on its way, and how to stop it."""
         self._model = label
         self._label = f"{label} … (interrupt the kernel to stop)"
@@ -71,11 +73,17 @@ class NotebookView:
             # long, and the pause after it ten times as long.
             markdown_html("\n")
 
-    def draw(self, words: str, notice: str) -> float:
+    def draw(self, news: News) -> float:
         """Redraws the text so far; the pause follows from its size and its cost."""
         began = time.monotonic()
-        self._drawing.add(words)
-        content = self._drawing.html() + status_html(notice or self._label)
+        self._drawing.add(news.words)
+        self._thoughts += len(news.thoughts)
+        closed, last = self._drawing.html()
+        self._closed += closed
+        told = news.notice or self._label
+        if self._thoughts and not self._closed and not last:
+            told = f"{told} · reasoning, {self._thoughts:,} characters so far"
+        content = status_html(told) + self._closed + last
         # text/plain is left to the final form: it would double the bytes.
         self._show({"text/html": content})
         cost = time.monotonic() - began
@@ -84,49 +92,59 @@ class NotebookView:
 
     def again(self) -> None:
         """Begins anew."""
-        self._drawing = self._new()
+        self._drawing = growing(self._schema)
+        self._closed, self._thoughts = "", 0
 
-    def finish(self, answer: Any, status: str) -> None:
+    def finish(self, answer: Any, status: str, thoughts: str = "") -> None:
         """Replaces what was shown by the form that is saved."""
         # A front end keeps an emptied output as a gap, so a call without an answer says so.
         nothing = "" if answer != "" or status else f"{self._model} · no answer"
-        self._show(_saved_form(answer, status or nothing))
+        self._show(saved_form(answer, status or nothing, thoughts))
 
-    def _new(self) -> GrowingMarkdown | GrowingValue:
-        return GrowingValue(self._schema) if self._schema else GrowingMarkdown()
-
-    def _show(self, content: dict[str, str]) -> None:
+    def _show(self, content: dict[str, Any]) -> None:
         if self._handle:
             self._handle.update(content, raw=True)
         else:
-            self._handle = _display(content, display_id=True)
+            self._handle = show(content, display_id=True)
 
 
-def _display(content: dict[str, str], **options: Any) -> Any:
+def growing(schema: Schema | None) -> GrowingMarkdown | GrowingValue:
+    """What draws an answer of this schema while it comes."""
+    return GrowingValue(schema) if schema else GrowingMarkdown()
+
+
+def show(content: dict[str, Any], **options: Any) -> Any:
+    """Publishes a bundle as it is; returns its handle where a ``display_id`` is asked for."""
     from IPython.display import display
 
     return display(content, raw=True, **options)  # type: ignore[no-untyped-call]
 
 
-def _saved_form(answer: Any, status: str) -> dict[str, Any]:
-    """The bundle of an answer; an object's own HTML, where it has one, goes before ours."""
+def saved_form(answer: Any, status: str, thoughts: str = "") -> dict[str, Any]:
+    """The bundle of an answer: the raw Markdown or Python's own words, and all of it rendered.
+
+    Args:
+        answer: Markdown, or an object; its own HTML, where it has one, goes before ours.
+        status: The line above it.
+        thoughts: The reasoning, which is folded away.
+    """
+    above = status_html(status) + thoughts_html(thoughts)
     if isinstance(answer, str):
-        return bundle(answer, status)
+        return {"text/plain": answer or status, "text/html": above + markdown_html(answer)}
     from IPython.core.getipython import get_ipython
 
     own: dict[str, Any] = {}
     if (shell := get_ipython()) and shell.display_formatter:
         own, _ = shell.display_formatter.format(answer)  # type: ignore[no-untyped-call]
     rendered = own.get("text/html") or value_html(answer)
-    plain = own.get("text/plain") or repr(answer)
-    return {"text/plain": plain, "text/html": rendered + status_html(status)}
+    return {"text/plain": own.get("text/plain") or repr(answer), "text/html": above + rendered}
 
 
 def display_response(response: Response) -> None:
     """Shows an answer that is whole already."""
-    _display(_saved_form(response.value, response.status()))
+    show(saved_form(response.value, response.status(), response.reasoning))
 
 
 def display_report(report: str) -> None:
     """Shows a report as preformatted text."""
-    _display({"text/plain": report, "text/html": f"<pre>{html.escape(report)}</pre>"})
+    show({"text/plain": report, "text/html": f"<pre>{html.escape(report)}</pre>"})

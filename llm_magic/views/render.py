@@ -34,19 +34,51 @@ _COLOURS = {
 }
 
 
-def bundle(text: str, status: str = "") -> dict[str, str]:
-    """An answer in its saved form: the raw Markdown, and the same rendered above its status."""
-    return {"text/plain": text or status, "text/html": markdown_html(text) + status_html(status)}
-
-
 def markdown_html(text: str) -> str:
     """Safe HTML of a model's Markdown."""
     return str(_parser().render(text)) if text else ""
 
 
+def growing_html(text: str, env: dict[str, Any]) -> tuple[str, str, int]:
+    """Safe HTML of Markdown that is still being written.
+
+    Args:
+        text: The Markdown from the first block on that may still change.
+        env: What earlier calls for the same answer learnt: its link references.
+
+    Returns:
+        HTML of the blocks that no further words can change, HTML of the last block, and the
+        place in the text where that one begins.
+    """
+    parser = _parser()
+    tokens = parser.parse(text, env)
+    # A block is closed by the next one that begins on a whole line: "2" may become "2. item".
+    unfinished = text.count("\n")
+    first, line = 0, 0
+    for index, token in enumerate(tokens):
+        if token.level == 0 and token.map and token.nesting >= 0 and token.map[0] < unfinished:
+            first, line = index, token.map[0]
+    place = 0
+    for _ in range(line):
+        place = text.index("\n", place) + 1
+    closed, last = (
+        str(parser.renderer.render(part, parser.options, env))
+        for part in (tokens[:first], tokens[first:])
+    )
+    return closed, last, place
+
+
 def status_html(status: str) -> str:
-    """The quiet line below an answer."""
+    """The quiet line above an answer."""
     return f'<p style="opacity: 0.65"><small>{escaped(status)}</small></p>' if status else ""
+
+
+def thoughts_html(thoughts: str) -> str:
+    """A model's reasoning, folded away."""
+    if not thoughts.strip():
+        return ""
+    words = f'<pre style="white-space: pre-wrap">{escaped(thoughts.strip())}</pre>'
+    return f"<details><summary><small>Reasoning</small></summary>{words}</details>"
 
 
 def escaped(text: str) -> str:

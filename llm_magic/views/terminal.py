@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llm_magic.views.base import REDRAWS_PER_SECOND, without_controls
+from llm_magic.views.base import REDRAWS_PER_SECOND, News, without_controls
 from llm_magic.views.growing import VALUES_PER_SECOND, FinalLines, shown
 
 if TYPE_CHECKING:
@@ -22,19 +23,19 @@ class TerminalView:
         self._printed = 0
         self._line_open = False
 
-    def start(self, label: str) -> None:
+    def start(self, label: str, stop: Callable[[], None]) -> None:
         """Nothing: the prompt is on screen, and a retry speaks for itself."""
 
-    def draw(self, words: str, notice: str) -> float:
+    def draw(self, news: News) -> float:
         """Prints what is new."""
-        if notice:
+        if news.notice:
             self._end_line()
-            self._print(_quiet(notice) + "\n")
-        if words and self._live:
+            self._print(_quiet(news.notice) + "\n")
+        if news.words and self._live:
             if self._lines is None:
-                self._words(words)
+                self._words(news.words)
             elif sys.stdout.isatty():
-                for line in self._lines.add(words):
+                for line in self._lines.add(news.words):
                     self._print(_quiet(line) + "\n")
         return 1 / (REDRAWS_PER_SECOND if self._lines is None else VALUES_PER_SECOND)
 
@@ -42,7 +43,7 @@ class TerminalView:
         """Begins anew below what stands there."""
         self._lines = FinalLines(self._schema) if self._schema else None
 
-    def finish(self, answer: Any, status: str) -> None:
+    def finish(self, answer: Any, status: str, thoughts: str = "") -> None:
         """Prints the rest, or the object as Python shows it, and the status line."""
         self._words(answer[self._printed :] if isinstance(answer, str) else shown(answer))
         self._end_line()

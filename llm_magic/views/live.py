@@ -1,0 +1,250 @@
+"""The widget of an answer while it comes: a Stop button, the seconds, and the words as they come.
+
+What is sent is the difference to what was sent before, so that it grows with the answer and not
+with its square. The widget is gone when the answer is whole: what stays is ordinary output.
+
+A custom message that arrives before the page has loaded the widget is lost, and a server drops
+messages that come too fast. So all of it is sent again after 1, 2, 4, 8 ... messages: together
+at most twice the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from llm_magic.views.base import REDRAWS_PER_SECOND, News
+from llm_magic.views.growing import VALUES_PER_SECOND
+from llm_magic.views.notebook import NotebookView, growing, saved_form, show
+
+if TYPE_CHECKING:
+    from llm_magic.structured import Schema
+
+# Bytes a second sent to the front end for one answer, and of the block that it draws anew.
+BYTES_PER_SECOND = 10_000
+REDRAWN_PER_SECOND = 200_000
+# A page opens a second shell for a widget's messages, and says when it shows the widget. One that
+# does not, in so many seconds, gets plain updates instead.
+OPENS, SHOWS = 2.5, 5.0
+
+
+class Column:
+    """One answer in the widget.
+
+    Args:
+        stream: The widget's end in the kernel.
+        place: Which of its columns.
+        schema: What the answer must be; None for prose.
+    """
+
+    def __init__(self, stream: Stream, place: int, schema: Schema | None) -> None:
+        self._stream = stream
+        self._place = place
+        self._schema = schema
+        self._messages = 0
+        self._sent = 0
+        self.status = ""
+        self.again()
+
+    def again(self) -> None:
+        """Begins anew."""
+        self._drawing = growing(self._schema)
+        self._final: list[str] = []
+        self._length = self._characters = 0
+        self._last = ""
+        self._thoughts = ""
+        # Nothing of what was sent counts.
+        self._whole = True
+
+    def draw(self, news: News) -> float:
+        """Sends what is new; returns the seconds to leave before the next call."""
+        began = time.monotonic()
+        self._characters += len(news.words) + len(news.thoughts)
+        self._drawing.add(news.words)
+        closed, last = self._drawing.html()
+        # What was the last block is now final, or still the last: either way, its head stays.
+        now = closed + last
+        same = _common(self._last, now)
+        known = len(self._thoughts)
+        self._thoughts += news.thoughts
+        message: dict[str, Any] = {"keep": self._length + same, "add": now[same:], "known": known}
+        message["thoughts"] = news.thoughts
+        self._final.append(closed)
+        self._length += len(closed)
+        self._last = last
+        self._messages += 1
+        if self._whole or self._messages & (self._messages - 1) == 0:
+            message = {"keep": 0, "add": self.html(), "known": 0, "thoughts": self._thoughts}
+            self._whole = False
+        self._send(message, news.notice)
+        cost = time.monotonic() - began
+        rate = VALUES_PER_SECOND if self._schema else REDRAWS_PER_SECOND
+        sent = len(message["add"]) + len(message["thoughts"])
+        return max(1 / rate, sent / BYTES_PER_SECOND, len(last) / REDRAWN_PER_SECOND, 25 * cost)
+
+    def html(self) -> str:
+        """All of it so far."""
+        if len(self._final) > 1:
+            self._final = ["".join(self._final)]
+        return "".join(self._final) + self._last
+
+    def _send(self, message: dict[str, Any], notice: str) -> None:
+        rest = {
+            "column": self._place,
+            "final": self._length,
+            "status": self.status,
+            # As a missing usage is estimated.
+            "tokens": self._characters // 4,
+            "notice": notice,
+        }
+        self._stream.send(message | rest)
+
+
+class Stream:
+    """The widget's end in the kernel.
+
+    Args:
+        labels: Of the columns.
+        stop: Ends the calls; run on the thread that hears the button.
+        interrupts: Whether the cell blocks until the end, so that interrupting the kernel stops it.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], stop: Callable[[], None], *, interrupts: bool
+    ) -> None:
+        self.seen = threading.Event()
+        self._stop = stop
+        self._began = time.monotonic()
+        self._widget = _widget_class()(labels=list(labels), interrupts=interrupts)
+        self._widget.on_msg(self._hear)
+        # ipykernel 7.4 sends the page's messages to the shell that wrote last, which is the busy
+        # one; the page itself asks for another. (7.0 to 7.3 do as the page says.)
+        comm = self._widget.comm
+        if hasattr(comm, "_reply_subshell_for"):
+            comm._reply_subshell_for = lambda data, default: default
+
+    def bundle(self, label: str) -> dict[str, Any]:
+        """What is displayed: the widget, and words for where it cannot be drawn."""
+        bundle = self._widget._repr_mimebundle_()
+        # ipywidgets returns the data, anywidget beside it the metadata.
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        return {**data, "text/plain": f"{label} … (interrupt the kernel to stop)"}
+
+    def send(self, message: dict[str, Any]) -> None:
+        """To the page."""
+        self._widget.send(message)
+
+    def unseen(self) -> bool:
+        """Whether a page had time enough to show the widget, could have said so, and has not."""
+        if self.seen.is_set() or (shells := _second_shells()) is None:
+            return False
+        return time.monotonic() - self._began > (SHOWS if shells else OPENS)
+
+    def close(self) -> None:
+        """Takes the widget away, with its layout, which would stay else."""
+        layout = self._widget.layout
+        self._widget.close()
+        layout.close()
+
+    def _hear(self, _: Any, message: Any, __: Any) -> None:
+        if message.get("seen"):
+            self.seen.set()
+        elif message.get("stop"):
+            self.send({"heard": True})
+            self._stop()
+
+
+class LiveView:
+    """Shows an answer in a widget while it comes, and as ordinary output when it is whole.
+
+    Args:
+        schema: What the answer must be; None for prose.
+        interrupts: Whether the cell blocks until the answer is there.
+    """
+
+    def __init__(self, schema: Schema | None = None, *, interrupts: bool = True) -> None:
+        self._schema = schema
+        self._interrupts = interrupts
+        self._plain: NotebookView | None = None
+        self._handle: Any = None
+        self._label = self._words = ""
+
+    def start(self, label: str, stop: Callable[[], None]) -> None:
+        """Shows the row with the button, before the first word."""
+        self._label = label
+        self._stop = stop
+        self._stream = Stream([label], stop, interrupts=self._interrupts)
+        self._column = Column(self._stream, 0, self._schema)
+        self._handle = show(self._stream.bundle(label), display_id=True)
+        # Imports the renderer while the server thinks.
+        self._column.draw(News(""))
+
+    def draw(self, news: News) -> float:
+        """Sends what is new, or draws without the widget where no page shows it."""
+        if self._plain is None and self._stream.unseen():
+            self._plain = NotebookView(self._schema, handle=self._handle)
+            self._plain.start(self._label, self._stop)
+            news = News(self._words + news.words, news.thoughts, news.notice)
+        if self._plain:
+            return self._plain.draw(news)
+        self._words += news.words
+        return self._column.draw(news)
+
+    def again(self) -> None:
+        """Begins anew."""
+        self._words = ""
+        (self._plain or self._column).again()
+
+    def finish(self, answer: Any, status: str, thoughts: str = "") -> None:
+        """Puts the form that is saved in the widget's place."""
+        if not self._handle:
+            if answer != "" or status:
+                show(saved_form(answer, status, thoughts))
+            return
+        nothing = "" if answer != "" or status else f"{self._label} · no answer"
+        self._handle.update(saved_form(answer, status or nothing, thoughts), raw=True)
+        self._stream.close()
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts share at their beginning."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _second_shells() -> int | None:
+    """In how many more shells the kernel hears the page while a cell runs; None if it cannot."""
+    from IPython.core.getipython import get_ipython
+
+    kernel: Any = getattr(get_ipython(), "kernel", None)
+    if not getattr(kernel, "_supports_kernel_subshells", False):
+        return None
+    try:
+        return len(kernel.shell_channel_thread.manager.list_subshell())
+    except AttributeError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _widget_class() -> type[Any]:
+    import anywidget
+    import traitlets
+
+    class Answer(anywidget.AnyWidget):
+        """An answer on the page."""
+
+        _esm = (files("llm_magic.views") / "stream.js").read_text("utf-8")
+        labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
+        interrupts = traitlets.Bool().tag(sync=True)
+
+    return Answer
