@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llm_magic import plain
+
 if TYPE_CHECKING:
     from decimal import Decimal
 
@@ -67,7 +69,8 @@ class LLMError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """Lines that IPython prints instead of a traceback: one to three."""
-        return f"{type(self).__name__}: {self}".splitlines()
+        # The words of a server are in it: they must not drive the terminal.
+        return plain.lines(f"{type(self).__name__}: {self}").splitlines()
 
 
 class PromptError(LLMError, ValueError):
@@ -223,4 +226,4 @@ class Interrupted(KeyboardInterrupt):
         return str(self.args[0])
 
     def _render_traceback_(self) -> list[str]:
-        return f"Interrupted: {self}".splitlines()
+        return plain.lines(f"Interrupted: {self}").splitlines()

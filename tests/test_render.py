@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_magic.views.base import without_controls
+from llm_magic.plain import without_controls
 from llm_magic.views.notebook import saved_form
 from llm_magic.views.render import markdown_html, status_html
 
@@ -16,7 +16,7 @@ PLAIN = "p h1 h2 h3 h4 h5 h6 em strong s br hr ul li blockquote table thead tbod
 ALLOWED: dict[str, set[str]] = {
     **{tag: set() for tag in PLAIN.split()},
     "ol": {"start"},
-    "a": {"href", "title", "rel"},
+    "a": {"href", "title", "rel", "target"},
     "code": {"class"},
     "span": {"class", "style"},
     "th": {"style"},

@@ -199,14 +199,3 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def without_controls(text: str) -> str:
-    """Text for a terminal: control characters gone, so that an answer cannot drive it.
-
-    Keeps tab and newline; drops the other C0 and C1 controls, ESC among them.
-    """
-    return text.translate(_CONTROLS)
-
-
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from llm_magic import plain
 from llm_magic.types import Response
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import (
@@ -67,7 +68,7 @@ class NotebookView:
         """Shows at once that something is on its way, and how to stop it."""
         self._model = label
         self._label = f"{label} … (interrupt the kernel to stop)"
-        self._show({"text/html": status_html(self._label), "text/plain": self._label})
+        self._show({"text/html": status_html(self._label), "text/plain": plain.label(self._label)})
         if self._schema is None:
             # Imports the renderer while the server thinks: the first redraw would otherwise take
             # long, and the pause after it ten times as long.
@@ -103,7 +104,7 @@ class NotebookView:
 
     def _show(self, content: dict[str, Any]) -> None:
         if self._handle:
-            self._handle.update(content, raw=True)
+            self._handle.update(_writable(content), raw=True)
         else:
             self._handle = show(content, display_id=True)
 
@@ -117,7 +118,14 @@ def show(content: dict[str, Any], **options: Any) -> Any:
     """Publishes a bundle as it is; returns its handle where a ``display_id`` is asked for."""
     from IPython.display import display
 
-    return display(content, raw=True, **options)  # type: ignore[no-untyped-call]
+    return display(_writable(content), raw=True, **options)  # type: ignore[no-untyped-call]
+
+
+def _writable(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        kind: plain.writable(each) if isinstance(each, str) else each
+        for kind, each in content.items()
+    }
 
 
 def saved_form(answer: Any, status: str, thoughts: str = "") -> dict[str, Any]:

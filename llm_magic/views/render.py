@@ -13,12 +13,33 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from llm_magic.plain import BIDI, turns
+from llm_magic.views import maths
+
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
 _SAFE_LINK = re.compile(r"^(https?://|mailto:|#)", re.IGNORECASE)
-# A dollar in running text is money. In an element of its own, no pair of them becomes maths.
-_DOLLAR = '<span class="tex2jax_ignore mathjax_ignore">$</span>'
+_LINK = 'target="_blank" rel="noopener noreferrer"'
+# A dollar in running text is money, and a backslash is one. In an element of its own, neither
+# begins a formula.
+_NO_MATHS = re.compile(r"[$\\]")
+_ALONE = r'<span class="tex2jax_ignore mathjax_ignore">\g<0></span>'
+_LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,40}")
+# Of pygments' 500 languages those that a notebook meets: some of the others take minutes for a
+# kilobyte made for it, and a model's words choose the language.
+_NAMES = """
+    bash c c# c++ cmake console cpp cs csharp css cuda dart diff docker dockerfile fortran go
+    golang graphql haskell html ini ipython java javascript js json jsx julia kotlin latex
+    lua make makefile markdown matlab md mysql numpy perl php postgres postgresql powershell
+    protobuf py pycon python python3 r rb ruby rs rust scala scss sh shell sql swift tex text toml
+    ts tsx typescript xml yaml yml zsh
+"""
+_COLOURED = frozenset(_NAMES.split())
+_LONGEST_CODE = 40_000
+# Lexers take the square of the length of such runs: 10,000 blank lines are 12 s in C.
+_SLOW_CODE = re.compile(r"\s{200}|.{2000}")
+_BIDI = re.compile(f"[{BIDI}]")
 # Pygments' token families and the colours of JupyterLab's editor for them, which follow the
 # light and the dark theme; the fallback is for front ends without these variables.
 _COLOURS = {
@@ -69,8 +90,16 @@ def growing_html(text: str, env: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def status_html(status: str) -> str:
-    """The quiet line above an answer."""
-    return f'<p style="opacity: 0.65"><small>{escaped(status)}</small></p>' if status else ""
+    """The quiet line above an answer.
+
+    A part of it with writing from right to left, as a model's name can have it, is kept apart, so
+    that it cannot reorder the numbers beside it.
+    """
+    parts = (
+        f'<span dir="auto">{escaped(part)}</span>' if turns(part) else escaped(part)
+        for part in status.split(" · ")
+    )
+    return f'<p style="opacity: 0.65"><small>{" · ".join(parts)}</small></p>' if status else ""
 
 
 def thoughts_html(thoughts: str) -> str:
@@ -82,21 +111,23 @@ def thoughts_html(thoughts: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as HTML in which no pair of dollars becomes a formula."""
-    return html.escape(text).replace("$", _DOLLAR)
+    """Text as HTML in which nothing becomes a formula."""
+    return _NO_MATHS.sub(_ALONE, html.escape(text))
 
 
 @lru_cache(maxsize=1)
 def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
     from mdit_py_plugins.dollarmath import dollarmath_plugin
-    from mdit_py_plugins.texmath import texmath_plugin
 
-    parser = MarkdownIt("commonmark", {"html": False, "highlight": _highlight})
+    parser = MarkdownIt("commonmark", {"html": False})
     parser.enable(["table", "strikethrough"])
     parser.validateLink = lambda url: bool(_SAFE_LINK.match(url))  # type: ignore[method-assign]
     parser.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True)
-    parser.use(texmath_plugin, delimiters="brackets")
+    parser.inline.ruler.before("escape", "brackets", maths.brackets)
+    parser.block.ruler.at(
+        "math_block", maths.block, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    )
     for name, rule in _RULES.items():
         parser.add_render_rule(name, rule)
     return parser
@@ -106,22 +137,62 @@ def _text(_: Any, tokens: Any, index: int, *__: Any) -> str:
     return escaped(tokens[index].content)
 
 
-def _image(_: Any, tokens: Any, index: int, *__: Any) -> str:
+def _link(_: Any, tokens: Any, index: int, __: Any, env: Any) -> str:
+    env["in link"] = True
+    href, title = tokens[index].attrGet("href"), tokens[index].attrGet("title")
+    named = f' title="{html.escape(title)}"' if title else ""
+    return f'<a href="{html.escape(str(href))}"{named} {_LINK}>'
+
+
+def _link_end(_: Any, __: Any, ___: int, ____: Any, env: Any) -> str:
+    env["in link"] = False
+    return "</a>"
+
+
+def _image(_: Any, tokens: Any, index: int, __: Any, env: Any) -> str:
     """An image is a link: fetching it could carry the prompt's secrets to somebody's server."""
-    source, words = tokens[index].attrs.get("src", ""), tokens[index].content or "image"
-    return f'<a href="{html.escape(str(source))}" rel="noopener noreferrer">{escaped(words)}</a>'
+    source, words = tokens[index].attrGet("src"), escaped(tokens[index].content or "image")
+    # HTML has no link within a link.
+    return words if env.get("in link") else f'<a href="{html.escape(source)}" {_LINK}>{words}</a>'
 
 
 def _inline_code(_: Any, tokens: Any, index: int, *__: Any) -> str:
-    return f"<code>{html.escape(tokens[index].content)}</code>"
+    return f"<code>{_code(tokens[index].content)}</code>"
+
+
+def _block_code(_: Any, tokens: Any, index: int, *__: Any) -> str:
+    from markdown_it.common.utils import unescapeAll
+
+    code, words = tokens[index].content, unescapeAll(tokens[index].info).split()
+    # The whole first word, or none: an info string may hold anything.
+    language = words[0] if words and _LANGUAGE.fullmatch(words[0]) else ""
+    named = f' class="language-{language}"' if language else ""
+    return f"<pre><code{named}>{_highlight(code, language) or _code(code)}</code></pre>\n"
+
+
+def _code(text: str) -> str:
+    """Code as HTML, what would show it in another order than it runs made visible."""
+    return _BIDI.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", html.escape(text))
+
+
+def _formula(tex: str, mark: str) -> str:
+    """A formula, or its source where it would do more than look like one."""
+    source = f"{mark}{tex}{mark}"
+    return f"<code>{_code(source)}</code>" if maths.acts(tex) else html.escape(source)
 
 
 def _inline_math(_: Any, tokens: Any, index: int, *__: Any) -> str:
-    return f"${html.escape(tokens[index].content)}$"
+    return _formula(tokens[index].content, "$")
 
 
-def _display_math(_: Any, tokens: Any, index: int, *__: Any) -> str:
-    return f"<div>$${html.escape(tokens[index].content)}$$</div>\n"
+def _inline_display(_: Any, tokens: Any, index: int, *__: Any) -> str:
+    # No div: it would end the paragraph.
+    return _formula(tokens[index].content, "$$")
+
+
+def _block_math(_: Any, tokens: Any, index: int, *__: Any) -> str:
+    # An environment is display maths of its own.
+    return f"<div>{_formula(tokens[index].content, '' if tokens[index].info else '$$')}</div>\n"
 
 
 def _cell(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
@@ -133,31 +204,34 @@ def _cell(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str
 
 _RULES: dict[str, Callable[..., Any]] = {
     "text": _text,
+    "link_open": _link,
+    "link_close": _link_end,
     "image": _image,
     "code_inline": _inline_code,
+    "code_block": _block_code,
+    "fence": _block_code,
     "math_inline": _inline_math,
-    "math_inline_double": _display_math,
-    "math_block": _display_math,
-    "math_block_label": _display_math,
-    "math_block_eqno": _display_math,
+    "math_inline_double": _inline_display,
+    "math_block": _block_math,
     "th_open": _cell,
     "td_open": _cell,
 }
 
 
-def _highlight(code: str, language: str, _: str) -> str:
+def _highlight(code: str, language: str) -> str:
     """Code with its colours inline, or empty where the language is not known."""
-    from pygments.lexers import get_lexer_by_name
-    from pygments.util import ClassNotFound
-
-    try:
-        lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
-    except ClassNotFound:
+    language = language.lower()
+    if language not in _COLOURED or len(code) > _LONGEST_CODE or _SLOW_CODE.search(code):
         return ""
-    return "".join(_coloured(str(kind), words) for kind, words in lexer.get_tokens(code))
+    from pygments.lexers import get_lexer_by_name
+
+    tokens = list(get_lexer_by_name(language, stripnl=False, ensurenl=False).get_tokens(code))
+    # Lexers of sessions in a terminal add a line end.
+    whole = "".join(words for _, words in tokens) == code
+    return "".join(_coloured(str(kind), words) for kind, words in tokens) if whole else ""
 
 
 def _coloured(kind: str, words: str) -> str:
-    words = html.escape(words)
+    words = _code(words)
     colour = next((value for family, value in _COLOURS.items() if kind.startswith(family)), None)
     return f'<span style="color: {colour}">{words}</span>' if colour else words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llm_magic.views.base import without_controls
+from llm_magic import plain
 from llm_magic.views.render import escaped
 
 _BAR_CELLS = 20
@@ -37,17 +37,17 @@ class Table:
     total: bool = False
 
     def __repr__(self) -> str:
-        lines = [self.title] if self.title else []
+        lines = [plain.lines(self.title)] if self.title else []
         if self.rows:
-            head = tuple(column.strip() for column in self.columns)
-            rows = [tuple(without_controls(cell) for cell in row) for row in self.rows]
+            head = tuple(plain.label(column.strip()) for column in self.columns)
+            rows = [tuple(plain.label(cell) for cell in row) for row in self.rows]
             widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
             rule = tuple("─" * width for width in widths)
             table = [head, rule, *rows]
             if self.total and len(rows) > 1:
                 table.insert(-1, rule)
             lines += [self._line(row, widths) for row in table]
-        return "\n".join([*lines, self.note] if self.note else lines)
+        return "\n".join([*lines, plain.lines(self.note)] if self.note else lines)
 
     def _line(self, row: tuple[str, ...], widths: list[int]) -> str:
         cells = [

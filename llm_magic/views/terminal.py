@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llm_magic.views.base import REDRAWS_PER_SECOND, News, without_controls
+from llm_magic.plain import lines, without_controls
+from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import VALUES_PER_SECOND, FinalLines, shown
 
 if TYPE_CHECKING:
@@ -71,5 +72,5 @@ class TerminalView:
 
 def _quiet(line: str) -> str:
     """A line in the terminal's faint style, or plain where it is piped."""
-    line = without_controls(line)
+    line = lines(line)
     return f"\x1b[2m{line}\x1b[0m" if sys.stdout.isatty() else line
