@@ -29,16 +29,16 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,40}")
 # Of pygments' 500 languages those that a notebook meets: some of the others take minutes for a
 # kilobyte made for it, and a model's words choose the language.
 _NAMES = """
-    bash c c# c++ cmake console cpp cs csharp css cuda dart diff docker dockerfile fortran go
-    golang graphql haskell html ini ipython java javascript js json jsx julia kotlin latex
+    bash c c++ cmake console cpp css cuda dart diff docker dockerfile fortran go
+    golang graphql haskell html ini ipython javascript js json jsx julia kotlin latex
     lua make makefile markdown matlab md mysql numpy perl php postgres postgresql powershell
     protobuf py pycon python python3 r rb ruby rs rust scala scss sh shell sql swift tex text toml
     ts tsx typescript xml yaml yml zsh
 """
 _COLOURED = frozenset(_NAMES.split())
-_LONGEST_CODE = 40_000
-# Lexers take the square of the length of such runs: 10,000 blank lines are 12 s in C.
-_SLOW_CODE = re.compile(r"\s{200}|.{2000}")
+_LONGEST_CODE = 20_000
+# Lexers can take the square of the length of such runs: 10,000 blank lines are 12 s in C.
+_SLOW_CODE = re.compile(r"\s{200}|.{1000}")
 _BIDI = re.compile(f"[{BIDI}]")
 # Pygments' token families and the colours of JupyterLab's editor for them, which follow the
 # light and the dark theme; the fallback is for front ends without these variables.
@@ -138,22 +138,24 @@ def _text(_: Any, tokens: Any, index: int, *__: Any) -> str:
 
 
 def _link(_: Any, tokens: Any, index: int, __: Any, env: Any) -> str:
-    env["in link"] = True
+    # HTML has no link within a link; Markdown has <addresses> within them.
+    env["links"] = env.get("links", 0) + 1
+    if env["links"] > 1:
+        return ""
     href, title = tokens[index].attrGet("href"), tokens[index].attrGet("title")
     named = f' title="{html.escape(title)}"' if title else ""
     return f'<a href="{html.escape(str(href))}"{named} {_LINK}>'
 
 
 def _link_end(_: Any, __: Any, ___: int, ____: Any, env: Any) -> str:
-    env["in link"] = False
-    return "</a>"
+    env["links"] -= 1
+    return "" if env["links"] else "</a>"
 
 
 def _image(_: Any, tokens: Any, index: int, __: Any, env: Any) -> str:
     """An image is a link: fetching it could carry the prompt's secrets to somebody's server."""
     source, words = tokens[index].attrGet("src"), escaped(tokens[index].content or "image")
-    # HTML has no link within a link.
-    return words if env.get("in link") else f'<a href="{html.escape(source)}" {_LINK}>{words}</a>'
+    return words if env.get("links") else f'<a href="{html.escape(source)}" {_LINK}>{words}</a>'
 
 
 def _inline_code(_: Any, tokens: Any, index: int, *__: Any) -> str:
