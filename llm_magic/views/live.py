@@ -17,9 +17,10 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from llm_magic import plain
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import VALUES_PER_SECOND
-from llm_magic.views.notebook import NotebookView, growing, saved_form, show
+from llm_magic.views.notebook import NotebookView, growing, saved_form, show, writable
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
@@ -56,7 +57,7 @@ class Column:
         self._final: list[str] = []
         self._length = self._characters = 0
         self._last = ""
-        self._thoughts = ""
+        self._thoughts, self._known = "", 0
         # Nothing of what was sent counts.
         self._whole = True
 
@@ -69,12 +70,16 @@ class Column:
         # What was the last block is now final, or still the last: either way, its head stays.
         now = closed + last
         same = _common(self._last, now)
-        known = len(self._thoughts)
+        message: dict[str, Any] = {
+            "keep": self._length + _units(now[:same]),
+            "add": now[same:],
+            "known": self._known,
+            "thoughts": news.thoughts,
+        }
         self._thoughts += news.thoughts
-        message: dict[str, Any] = {"keep": self._length + same, "add": now[same:], "known": known}
-        message["thoughts"] = news.thoughts
+        self._known += _units(news.thoughts)
         self._final.append(closed)
-        self._length += len(closed)
+        self._length += _units(closed)
         self._last = last
         self._messages += 1
         if self._whole or self._messages & (self._messages - 1) == 0:
@@ -119,7 +124,9 @@ class Stream:
         self.seen = threading.Event()
         self._stop = stop
         self._began = time.monotonic()
-        self._widget = _widget_class()(labels=list(labels), interrupts=interrupts)
+        self._widget = _widget_class()(
+            labels=[plain.label(label) for label in labels], interrupts=interrupts
+        )
         self._widget.on_msg(self._hear)
         # ipykernel 7.4 sends the page's messages to the shell that wrote last, which is the busy
         # one; the page itself asks for another. (7.0 to 7.3 do as the page says.)
@@ -132,11 +139,11 @@ class Stream:
         bundle = self._widget._repr_mimebundle_()
         # ipywidgets returns the data, anywidget beside it the metadata.
         data = bundle[0] if isinstance(bundle, tuple) else bundle
-        return {**data, "text/plain": f"{label} … (interrupt the kernel to stop)"}
+        return {**data, "text/plain": plain.label(f"{label} … (interrupt the kernel to stop)")}
 
     def send(self, message: dict[str, Any]) -> None:
         """To the page."""
-        self._widget.send(message)
+        self._widget.send(writable(message))
 
     def unseen(self) -> bool:
         """Whether a page had time enough to show the widget, could have said so, and has not."""
@@ -208,6 +215,11 @@ class LiveView:
         nothing = "" if answer != "" or status else f"{self._label} · no answer"
         self._handle.update(saved_form(answer, status or nothing, thoughts), raw=True)
         self._stream.close()
+
+
+def _units(text: str) -> int:
+    """The length of a text as JavaScript counts it."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _common(one: str, other: str) -> int:

@@ -104,7 +104,7 @@ class NotebookView:
 
     def _show(self, content: dict[str, Any]) -> None:
         if self._handle:
-            self._handle.update(_writable(content), raw=True)
+            self._handle.update(writable(content), raw=True)
         else:
             self._handle = show(content, display_id=True)
 
@@ -118,10 +118,11 @@ def show(content: dict[str, Any], **options: Any) -> Any:
     """Publishes a bundle as it is; returns its handle where a ``display_id`` is asked for."""
     from IPython.display import display
 
-    return display(_writable(content), raw=True, **options)  # type: ignore[no-untyped-call]
+    return display(writable(content), raw=True, **options)  # type: ignore[no-untyped-call]
 
 
-def _writable(content: dict[str, Any]) -> dict[str, Any]:
+def writable(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with texts that have a UTF-8."""
     return {
         kind: plain.writable(each) if isinstance(each, str) else each
         for kind, each in content.items()
