@@ -1,4 +1,4 @@
-"""%llm_quota, %llm_usage, %llm_cache, %llm_cassette: what may be spent, was spent, and is kept."""
+"""%llm_quota, %llm_usage, %llm_cache, %llm_cassette, %llm_chat: what is spent, kept and said."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from llm_magic.errors import PromptError
 from llm_magic.session import current
 
 if TYPE_CHECKING:
+    from llm_magic.chats import Chats
     from llm_magic.desk import Desk
     from llm_magic.views.tables import Table
 
@@ -129,3 +130,85 @@ class AdminMagics(Magics):
             raise PromptError("--record and --replay exclude each other; nothing was changed.")
         control.put_in(desk, chosen.file, record=chosen.record, replay=chosen.replay)
         return None
+
+    @magic_arguments()
+    @argument(
+        "do",
+        nargs="?",
+        choices=["list", "show", "reset"],
+        default="list",
+        help="The conversations; the turns of one; forget one, without a name all.",
+    )
+    @argument("name", nargs="?", help="Which conversation.")
+    @line_magic
+    def llm_chat(self, line: str) -> Table | None:
+        """The conversations of this kernel: %%llm -c NAME.
+
+        ::
+
+            %llm_chat
+            %llm_chat show stats
+            %llm_chat reset stats
+        """
+        chosen = line_options.parse_words(self.llm_chat.parser, line)
+        chats = current(self.shell).chats
+        if chosen.do == "list":
+            return _conversations(chats)
+        if chosen.do == "reset":
+            return _forgotten(chats, chosen.name)
+        from llm_magic.views import show_report
+
+        show_report(self.shell, _transcript(chats, chosen.name))
+        return None
+
+
+def _conversations(chats: Chats) -> Table:
+    from llm_magic.control import prompt_line
+    from llm_magic.views.tables import Table
+
+    rows = [
+        (name, f"{len(turns):,}", prompt_line({"messages": [turns[0].user]}), turns[-1].cell.label)
+        for name, turns in chats.all().items()
+    ]
+    note = "" if rows else "There is no conversation. Begin one: %%llm -c NAME"
+    return Table(("conversation", " turns", "begins", "last cell"), rows, note=note)
+
+
+def _forgotten(chats: Chats, name: str | None) -> Table:
+    from llm_magic.views.tables import Table
+
+    gone = chats.reset(name)
+    # No error: a notebook may begin with it, and run in a new kernel.
+    nothing = "There was no conversation" + (f" {name!r}." if name else ".")
+    said = [
+        f"{each!r} is forgotten, {turns:,} turn{'' if turns == 1 else 's'}."
+        for each, turns in gone.items()
+    ]
+    return Table((), (), note="\n".join(said) or nothing)
+
+
+def _transcript(chats: Chats, name: str | None) -> str:
+    """All turns of a conversation, without a name of the only one.
+
+    Raises:
+        PromptError: There is none of this name, or there are several.
+    """
+    from llm_magic.types import text_of
+    from llm_magic.views.base import without_controls
+
+    found = chats.all()
+    if name is None and len(found) == 1:
+        name = next(iter(found))
+    if name not in found:
+        there = ", ".join(map(repr, found)) or "none yet; begin one: %%llm -c NAME"
+        wanted = "No conversation is named" if name is None else f"No conversation {name!r}"
+        raise PromptError(
+            f"{wanted}; nothing was shown.", fix=f"There are: {there}. Type %llm_chat show NAME"
+        )
+    turns = found[name]
+    parts = [f"[system]\n{text_of({'content': turns[0].system})}"] if turns[0].system else []
+    for number, turn in enumerate(turns, 1):
+        label = f" · {turn.cell.label}" if turn.cell.label else ""
+        parts.append(f"── turn {number}{label}\n[user]\n{text_of(turn.user)}")
+        parts.append(f"[assistant]\n{turn.answer}")
+    return without_controls("\n\n".join(parts))

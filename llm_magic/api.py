@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from llm_magic import control
+from llm_magic.chats import Place
 from llm_magic.desk import Desk
 from llm_magic.prompt import Content, check_text
 from llm_magic.session import Session, current
@@ -24,6 +25,7 @@ def ask(
     model: str | None = None,
     system: str | None = None,
     images: Sequence[Any] = (),
+    chat: str | None = None,
     temperature: float | None = None,
     max_tokens: int | None = None,
     seed: int | None = None,
@@ -43,6 +45,7 @@ def ask(
         model: Model name; None takes the setting.
         system: System message; None takes the setting, empty sends none.
         images: matplotlib figures or PIL images to attach.
+        chat: Name of the conversation to continue.
         temperature: Sampling temperature.
         max_tokens: Cap on the answer, in tokens.
         seed: Seed, for servers that take one.
@@ -61,9 +64,10 @@ def ask(
         LLMError: The class that says what went wrong, with the partial ``text``.
         Interrupted: On Ctrl-C (a ``KeyboardInterrupt``).
     """
-    session, request, wish = _prepared(
+    session, request, wish, place = _prepared(
         prompt,
         images,
+        chat=chat,
         fresh=fresh,
         no_cache=no_cache,
         max_cost=max_cost,
@@ -77,7 +81,8 @@ def ask(
         effort=effort,
         params=params,
     )
-    return session.ask(request, wish=wish)
+    with place:
+        return session.ask(request, wish=wish, place=place)
 
 
 async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Response:
@@ -91,11 +96,14 @@ async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Re
     Raises:
         LLMError: The class that says what went wrong, with the partial ``text``.
     """
-    session, request, wish = _prepared(prompt, images, **options)
+    session, request, wish, place = _prepared(prompt, images, **options)
     try:
-        if found := session.desk.find(request, wish, session.cell):
-            return found
-        return await asyncio.wrap_future(session.submit(request, Feed(), wish))
+        response = session.desk.find(request, wish, session.cell)
+        if response is None:
+            with place:
+                response = await asyncio.wrap_future(session.submit(request, Feed(), wish))
+        place.keep(request, response)
+        return response
     finally:
         session.desk.warn()
 
@@ -104,12 +112,13 @@ def _prepared(
     prompt: str,
     images: Sequence[Any],
     *,
+    chat: str | None = None,
     fresh: bool = False,
     no_cache: bool = False,
     max_cost: float | Decimal | None = None,
     repairs: int = 1,
     **options: Any,
-) -> tuple[Session, Request, Wish]:
+) -> tuple[Session, Request, Wish, Place]:
     check_text(prompt)
     content: Content = prompt
     if images:
@@ -117,7 +126,9 @@ def _prepared(
         content = [{"type": "text", "text": prompt}, *pictures]
     session = current()
     most = None if max_cost is None else Decimal(str(max_cost))
-    return session, session.request(content, **options), Wish(fresh, no_cache, most, repairs)
+    place = session.chats.place(chat, session.shell, session.cell)
+    request = session.request(content, place=place, **options)
+    return session, request, Wish(fresh, no_cache, most, repairs), place
 
 
 def _picture(image: Any) -> ImageValue:

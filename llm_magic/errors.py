@@ -126,6 +126,10 @@ class StoreWarning(UserWarning):
     """A cache or ledger that is worked around: what happened, and how to mend it."""
 
 
+class ChatWarning(UserWarning):
+    """Turns of a conversation that went because a cell before theirs was run again."""
+
+
 class Refused(LLMError):
     """The model declined, or the provider's content filter stopped prompt or answer.
 

@@ -11,6 +11,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from llm_magic import options as line_options
 from llm_magic.admin import AdminMagics
+from llm_magic.chats import Place
 from llm_magic.errors import PromptError
 from llm_magic.session import Session, current
 from llm_magic.types import Request, Response, Wish
@@ -41,6 +42,7 @@ class LLMMagics(Magics):
         action="append",
         help="Any further field of the request; may be repeated.",
     )
+    @argument("-c", "--chat", metavar="NAME", help="Continue the conversation of this name.")
     @argument("-o", "--out", metavar="NAME", help="Bind the answer to NAME (also: NAME <<).")
     @argument("--schema", metavar="TYPE", help="Give an object of this type, not prose.")
     @argument("--repairs", metavar="N", type=int, default=1, help="Ask again if it does not fit.")
@@ -77,18 +79,20 @@ class LLMMagics(Magics):
                 f"{command.rest.split()[0]!r} on the %%llm line is no option; nothing was sent.",
                 fix="The prompt goes below the line. See the options: %%llm?",
             )
-        request = self._request(chosen, command.rest if cell is None else cell)
+        session = self._session
+        place = session.chats.place(chosen.chat, self.shell, session.cell, whole=cell is not None)
+        request = self._request(chosen, command.rest if cell is None else cell, place)
         most = line_options.money(chosen.max_cost)
         wish = Wish(chosen.fresh, chosen.no_cache, most, chosen.repairs)
         if chosen.dry_run:
             self._dry_run(request, wish)
             return None
-        response = self._ask(request, chosen, wish)
+        response = self._ask(request, chosen, wish, place)
         if chosen.out:
             self.shell.user_ns[chosen.out] = response.value
         return response
 
-    def _request(self, chosen: argparse.Namespace, body: str) -> Request:
+    def _request(self, chosen: argparse.Namespace, body: str, place: Place) -> Request:
         from llm_magic.prompt import render
 
         names = self.shell.user_ns
@@ -109,6 +113,7 @@ class LLMMagics(Magics):
             effort=chosen.effort,
             params=line_options.params(chosen.param),
             schema=self._type(chosen.schema),
+            place=place,
         )
 
     def _type(self, expression: str | None) -> Any:
@@ -118,7 +123,9 @@ class LLMMagics(Magics):
 
         return type_named(expression, self.shell.user_ns)
 
-    def _ask(self, request: Request, chosen: argparse.Namespace, wish: Wish) -> Response:
+    def _ask(
+        self, request: Request, chosen: argparse.Namespace, wish: Wish, place: Place
+    ) -> Response:
         from llm_magic.views import choose
 
         view = choose(
@@ -128,7 +135,8 @@ class LLMMagics(Magics):
             schema=request.schema,
             widgets=self._session.settings.widgets,
         )
-        response = self._session.ask(request, view, wish)
+        with place:
+            response = self._session.ask(request, view, wish, place)
         self._session.mark_shown(response)
         return response
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,13 @@ _BUILTINS = (
 )
 
 
-def messages(prompt: Content, system: Content = "") -> tuple[Message, ...]:
-    """The messages of a request: the system's, where there is one, and the user's."""
+def messages(
+    prompt: Content, system: Content = "", former: Iterable[Message] = ()
+) -> tuple[Message, ...]:
+    """The messages of a request: the system's, where there is one, the former, the user's."""
+    told: Message = {"role": "system", "content": system}
     user: Message = {"role": "user", "content": prompt}
-    return ({"role": "system", "content": system}, user) if system else (user,)
+    return (*([told] if system else []), *former, user)
 
 
 def render(source: str, names: Mapping[str, Any], *, raw: bool = False) -> Content:

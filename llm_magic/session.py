@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llm_magic.chats import NOWHERE, Chats, Place
 from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.prompt import Content, messages
 from llm_magic.settings import LLMMagic, api_key
@@ -45,6 +46,7 @@ class Session:
         self.shell = shell
         self.settings = LLMMagic(parent=shell)
         self.pid = os.getpid()
+        self.chats = Chats()
         self.routes: dict[str, str] = {}
         self._wires: dict[tuple[str, str], OpenAIWire] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,6 +79,7 @@ class Session:
         effort: str | None = None,
         params: Mapping[str, Any] | None = None,
         schema: Any = str,
+        place: Place = NOWHERE,
     ) -> Request:
         """A request from what the call names and, for the rest, the settings.
 
@@ -104,8 +107,10 @@ class Session:
                 )
             fields[name] = value
         _check_json(fields)
+        if system is None:
+            system = place.system(settings.system)
         return Request(
-            messages=messages(prompt, settings.system if system is None else system),
+            messages=messages(prompt, system, place.messages),
             model=model or settings.default_model(),
             base_url=settings.base_url.rstrip("/"),
             max_tokens=settings.max_tokens if max_tokens is None else max_tokens,
@@ -124,7 +129,13 @@ class Session:
             self._wires[where] = OpenAIWire(*where)
         return self._wires[where]
 
-    def ask(self, request: Request, view: View | None = None, wish: Wish | None = None) -> Response:
+    def ask(
+        self,
+        request: Request,
+        view: View | None = None,
+        wish: Wish | None = None,
+        place: Place = NOWHERE,
+    ) -> Response:
         """Finds the answer, or asks and waits, drawing meanwhile.
 
         Raises:
@@ -136,8 +147,10 @@ class Session:
             response = self.desk.find(request, wish, self.cell)
             if response is None:
                 response = self._ask(request, view, wish)
+            told = bool(self.settings.feedback) and not isinstance(view, Silent)
+            note = place.keep(request, response, told=told)
             if view is not _SILENT:
-                view.finish(response.value, self.status(response), response.reasoning)
+                view.finish(response.value, self.status(response, note), response.reasoning)
             return response
         finally:
             self.desk.warn()
@@ -204,12 +217,12 @@ class Session:
         request = replace(request, max_tokens=cap)
         return dry_run(request, wire.body(request), normalised(request.base_url), outlook)
 
-    def status(self, response: Response) -> str:
-        """The line below an answer, with what is left of a budget."""
+    def status(self, response: Response, note: str = "") -> str:
+        """The line below an answer, with what is left of a budget, and a note."""
         if not self.settings.feedback:
             return ""
         limited = any(limit.metric == "usd" for limit in self.desk.limits())
-        parts = [response.status(), self.desk.budget() if limited else ""]
+        parts = [response.status(), self.desk.budget() if limited else "", note]
         return " · ".join(part for part in parts if part)
 
     @property

@@ -69,7 +69,7 @@ class Request:
     """What is asked, before a server's own spelling of it.
 
     Attributes:
-        messages: System and user messages in order.
+        messages: System message, the former turns of a conversation, and the prompt.
         model: Model name, or empty for the only model of a local server.
         base_url: URL of the server up to and including ``/v1``.
         max_tokens: Cap on the answer in tokens, reasoning included; None sends no cap.
