@@ -46,6 +46,7 @@ class LLMMagics(Magics):
     @argument("-o", "--out", metavar="NAME", help="Bind the answer to NAME (also: NAME <<).")
     @argument("--schema", metavar="TYPE", help="Give an object of this type, not prose.")
     @argument("--repairs", metavar="N", type=int, default=1, help="Ask again if it does not fit.")
+    @argument("--code", action="store_true", help="Put the first code block into the next cell.")
     @argument("--fresh", action="store_true", help="Ask again; replaces the cached answer.")
     @argument("--no-cache", action="store_true", help="Neither look the answer up nor keep it.")
     @argument("--max-cost", metavar="USD", help="Refuse where the call can come to more.")
@@ -74,6 +75,12 @@ class LLMMagics(Magics):
         """
         command = line_options.parse(self.llm.parser, line)
         chosen = command.options
+        if chosen.code and chosen.schema:
+            raise PromptError(
+                f"--code takes code out of prose, and --schema {chosen.schema} gives an object; "
+                "nothing was sent.",
+                fix="Leave out one of the two.",
+            )
         if cell is not None and command.rest:
             raise PromptError(
                 f"{command.rest.split()[0]!r} on the %%llm line is no option; nothing was sent.",
@@ -135,10 +142,18 @@ class LLMMagics(Magics):
             schema=request.schema,
             widgets=self._session.settings.widgets,
         )
+        after = self._put if chosen.code else None
         with place:
-            response = self._session.ask(request, view, wish, place)
+            response = self._session.ask(request, view, wish, place, after)
         self._session.mark_shown(response)
         return response
+
+    def _put(self, response: Response) -> str:
+        """Puts an answer's code into the next cell; says what came of it."""
+        from llm_magic.nextcell import put
+        from llm_magic.views.render import first_code
+
+        return put(self.shell, first_code(response.text))
 
     def _dry_run(self, request: Request, wish: Wish) -> None:
         from llm_magic.views import show_report

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -135,8 +135,15 @@ class Session:
         view: View | None = None,
         wish: Wish | None = None,
         place: Place = NOWHERE,
+        after: Callable[[Response], str] | None = None,
     ) -> Response:
         """Finds the answer, or asks and waits, drawing meanwhile.
+
+        Args:
+            request: What is asked.
+            view: Where it is drawn.
+            wish: How the call is made.
+            after: Does something with the whole answer, and says what in the status line.
 
         Raises:
             LLMError: What went wrong; what had arrived is drawn and kept in its ``text``.
@@ -148,9 +155,9 @@ class Session:
             if response is None:
                 response = self._ask(request, view, wish)
             told = bool(self.settings.feedback) and not isinstance(view, Silent)
-            note = place.keep(request, response, told=told)
+            notes = [place.keep(request, response, told=told), after(response) if after else ""]
             if view is not _SILENT:
-                view.finish(response.value, self.status(response, note), response.reasoning)
+                view.finish(response.value, self.status(response, *notes), response.reasoning)
             return response
         finally:
             self.desk.warn()
@@ -217,12 +224,12 @@ class Session:
         request = replace(request, max_tokens=cap)
         return dry_run(request, wire.body(request), normalised(request.base_url), outlook)
 
-    def status(self, response: Response, note: str = "") -> str:
-        """The line below an answer, with what is left of a budget, and a note."""
+    def status(self, response: Response, *notes: str) -> str:
+        """The line with an answer: with what is left of a budget, and notes."""
         if not self.settings.feedback:
             return ""
         limited = any(limit.metric == "usd" for limit in self.desk.limits())
-        parts = [response.status(), self.desk.budget() if limited else "", note]
+        parts = [response.status(), self.desk.budget() if limited else "", *notes]
         return " · ".join(part for part in parts if part)
 
     @property

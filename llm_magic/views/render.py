@@ -18,6 +18,7 @@ from llm_magic.views import maths
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.token import Token
 
 _SAFE_LINK = re.compile(r"^(https?://|mailto:|#)", re.IGNORECASE)
 _LINK = 'target="_blank" rel="noopener noreferrer"'
@@ -40,6 +41,7 @@ _LONGEST_CODE = 20_000
 # Lexers can take the square of the length of such runs: 10,000 blank lines are 12 s in C.
 _SLOW_CODE = re.compile(r"\s{200}|.{1000}")
 _BIDI = re.compile(f"[{BIDI}]")
+_PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon")
 # Pygments' token families and the colours of JupyterLab's editor for them, which follow the
 # light and the dark theme; the fallback is for front ends without these variables.
 _COLOURS = {
@@ -87,6 +89,25 @@ def growing_html(text: str, env: dict[str, Any]) -> tuple[str, str, int]:
         for part in (tokens[:first], tokens[first:])
     )
     return closed, last, place
+
+
+def first_code(text: str) -> str:
+    """The code of the first fence that is Python; else of the first without a language; else any.
+
+    Args:
+        text: Markdown.
+
+    Returns:
+        The code, or an empty text where there is none.
+    """
+    fences = [token for token in _parser().parse(text) if token.type == "fence"]
+    return min(fences, key=_distance).content if fences else ""
+
+
+def _distance(fence: Token) -> int:
+    """How far a fence is from Python."""
+    language = fence.info.strip().strip("{}.").lower().split(" ")[0]
+    return 0 if language in _PYTHON else 2 if language else 1
 
 
 def status_html(status: str) -> str:
