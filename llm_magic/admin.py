@@ -193,8 +193,8 @@ def _transcript(chats: Chats, name: str | None) -> str:
     Raises:
         PromptError: There is none of this name, or there are several.
     """
+    from llm_magic.plain import without_controls
     from llm_magic.types import text_of
-    from llm_magic.views.base import without_controls
 
     found = chats.all()
     if name is None and len(found) == 1:

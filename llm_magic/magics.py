@@ -1,19 +1,28 @@
-"""%%llm and %llm: parse the line, find names in the notebook, hand over to the session."""
+"""%%llm, %llm, %llm_fix: parse the line, find names in the notebook, hand over to the session."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    line_magic,
+    magics_class,
+    no_var_expand,
+)
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from llm_magic import options as line_options
 from llm_magic.admin import AdminMagics
-from llm_magic.chats import Place
-from llm_magic.errors import PromptError
+from llm_magic.chats import NOWHERE, Place
+from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.session import Session, current
+from llm_magic.settings import api_key
 from llm_magic.types import Request, Response, Wish
 
 
@@ -99,7 +108,57 @@ class LLMMagics(Magics):
             self.shell.user_ns[chosen.out] = response.value
         return response
 
-    def _request(self, chosen: argparse.Namespace, body: str, place: Place) -> Request:
+    @no_var_expand
+    @magic_arguments()
+    @argument("-m", "--model", metavar="NAME", help="Model to ask.")
+    @argument("--fresh", action="store_true", help="Ask again; replaces the cached answer.")
+    @argument("--max-cost", metavar="USD", help="Refuse where the call can come to more.")
+    @argument("--dry-run", action="store_true", help="Show what would be sent; send nothing.")
+    @line_magic
+    def llm_fix(self, line: str) -> Response | None:
+        """Explain the last exception, and put the corrected cell below, to be looked at and run.
+
+        What is sent is the failing cell, the error and where it happened, and a summary of the
+        values that the cell uses; see it with --dry-run. Values whose names are those of secrets
+        are not sent.
+
+        ::
+
+            %llm_fix
+            %llm_fix -m gpt-5 --dry-run
+        """
+        from llm_magic import fix
+
+        error = fix.last_error()
+        try:
+            return self._fix(error, line)
+        except (LLMError, Interrupted) as failure:
+            # IPython takes this for the last error now; the next %llm_fix is about the other.
+            vars(failure)["fixing"] = error
+            raise
+
+    def _fix(self, error: BaseException | None, line: str) -> Response | None:
+        from llm_magic import fix
+        from llm_magic.redact import Redactor
+
+        command = line_options.parse(self.llm_fix.parser, line)
+        if command.rest:
+            raise PromptError(
+                f"{command.rest.split()[0]!r} is no option of %llm_fix; nothing was sent.",
+                fix="See the options: %llm_fix?",
+            )
+        chosen = line_options.parse(self.llm.parser, "").options
+        vars(chosen).update(vars(command.options), code=True, raw=True)
+        self._session.settings.read_environment()
+        redactor = Redactor(api_key(self._session.settings.base_url))
+        request = self._request(chosen, fix.prompt(error, self.shell, redactor))
+        wish = Wish(chosen.fresh, max_cost=line_options.money(chosen.max_cost))
+        if chosen.dry_run:
+            self._dry_run(request, wish)
+            return None
+        return self._ask(request, chosen, wish, restored=redactor.restored)
+
+    def _request(self, chosen: argparse.Namespace, body: str, place: Place = NOWHERE) -> Request:
         from llm_magic.prompt import render
 
         names = self.shell.user_ns
@@ -131,7 +190,12 @@ class LLMMagics(Magics):
         return type_named(expression, self.shell.user_ns)
 
     def _ask(
-        self, request: Request, chosen: argparse.Namespace, wish: Wish, place: Place
+        self,
+        request: Request,
+        chosen: argparse.Namespace,
+        wish: Wish,
+        place: Place = NOWHERE,
+        restored: Callable[[str], str] = str,
     ) -> Response:
         from llm_magic.views import choose
 
@@ -142,18 +206,18 @@ class LLMMagics(Magics):
             schema=request.schema,
             widgets=self._session.settings.widgets,
         )
-        after = self._put if chosen.code else None
+        after = partial(self._put, restored) if chosen.code else None
         with place:
             response = self._session.ask(request, view, wish, place, after)
         self._session.mark_shown(response)
         return response
 
-    def _put(self, response: Response) -> str:
+    def _put(self, restored: Callable[[str], str], response: Response) -> str:
         """Puts an answer's code into the next cell; says what came of it."""
         from llm_magic.nextcell import put
         from llm_magic.views.render import first_code
 
-        return put(self.shell, first_code(response.text))
+        return put(self.shell, restored(first_code(response.text)))
 
     def _dry_run(self, request: Request, wish: Wish) -> None:
         from llm_magic.views import show_report

@@ -143,6 +143,7 @@ class Session:
             request: What is asked.
             view: Where it is drawn.
             wish: How the call is made.
+            place: In a conversation, which the whole answer continues.
             after: Does something with the whole answer, and says what in the status line.
 
         Raises:
