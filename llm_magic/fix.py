@@ -88,7 +88,7 @@ def _explicable(error: BaseException | None) -> BaseException:
     if isinstance(error, LLMError):
         raise PromptError(
             f"The last error is {name}, which says itself what to do; nothing was sent.",
-            fix=error.fix or str(error),
+            fix=error.fix or str(error).partition("\n")[0],
         )
     if isinstance(error, KeyboardInterrupt):
         raise PromptError(
