@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Route, WebSocket, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Route, expect, sync_playwright
 
 from llm_magic.testing import ScriptedServer
-from tests.browser.page import Notebook
+from tests.browser.page import Desk
 from tests.browser.site import TOKEN, Site
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ELSEWHERE = re.compile(r"^(https?|wss?|ftp)://(?!127\.0\.0\.1[:/]|localhost[:/])", re.IGNORECASE)
+# Read here: each test begins without the developer's settings.
+PICTURES = os.environ.get("LLM_MAGIC_SCREENSHOTS")
 WINDOW = {"width": 1100, "height": 800}
 
 
@@ -70,50 +72,46 @@ def site(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
     running = Site(tmp_path_factory.mktemp("jupyter"), shared_server.url)
+    browser.request.get(f"{running.url}/login?token={TOKEN}")  # Its cookie is for every page.
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="package")
-def page(browser: BrowserContext, site: Site) -> Page:
-    """One page for all tests, logged in."""
-    page = browser.new_page()
-    page.goto(f"{site.url}/login?token={TOKEN}")
-    return page
-
-
-@pytest.fixture
-def elsewhere(page: Page) -> Iterator[list[str]]:
-    """Addresses off the machine that the page has asked for; the test fails if there is one."""
+def asked_elsewhere(browser: BrowserContext) -> list[str]:
+    """Addresses off the machine that a page has asked for, in vain."""
     asked: list[str] = []
 
     def refuse(route: Route) -> None:
         asked.append(route.request.url)
         route.abort()
 
-    def note(socket: WebSocket) -> None:
-        if ELSEWHERE.match(socket.url):
-            asked.append(socket.url)
-
-    page.context.route(ELSEWHERE, refuse)
-    page.on("websocket", note)
-    yield asked
-    page.remove_listener("websocket", note)
-    page.context.unroute(ELSEWHERE)
-    assert asked == []
+    browser.route(ELSEWHERE, refuse)
+    browser.route_web_socket(ELSEWHERE, lambda socket: asked.append(socket.url))
+    return asked
 
 
-@pytest.fixture(params=["lab", "notebook"])
-def notebook(
+@pytest.fixture(autouse=True)
+def elsewhere(asked_elsewhere: list[str]) -> Iterator[list[str]]:
+    """The same for one test, which fails if there is one."""
+    asked_elsewhere.clear()
+    yield asked_elsewhere
+    assert asked_elsewhere == []
+
+
+@pytest.fixture(scope="package")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go."""
+    return Path(PICTURES) if PICTURES else tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(scope="module", params=["lab", "notebook"])
+def desk(
     request: pytest.FixtureRequest,
-    page: Page,
+    browser: BrowserContext,
     site: Site,
-    server: ScriptedServer,
-    elsewhere: list[str],
-    tmp_path: Path,
-) -> Iterator[Notebook]:
+    asked_elsewhere: list[str],
+    pictures: Path,
+) -> Desk:
     """A user of JupyterLab, and one of Notebook 7."""
-    pictures = Path(os.environ.get("LLM_MAGIC_SCREENSHOTS", tmp_path))
-    notebook = Notebook(page, site, request.param, pictures)
-    yield notebook
-    notebook.close()
+    return Desk(browser, site, request.param, pictures)

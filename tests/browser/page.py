@@ -1,15 +1,17 @@
-"""A user in front of a notebook, in JupyterLab or in Notebook 7."""
+"""A user in front of notebooks, in JupyterLab or in Notebook 7."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.browser.site import Site
 
@@ -18,8 +20,38 @@ SECONDS = 30
 """For a page or a kernel to get ready, at most."""
 BUSY = re.compile(r"\[\*\]")
 
+# The page's own sign says idle before there is a kernel, too.
+KERNEL_IS_READY = """() => {
+    const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
+    return kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
+}"""
+
+# Whether a cell has waited or run since; a short one is over before anybody could ask.
+NOTICE_RUNS = """(notebook) => {
+    window.ran = false;
+    new MutationObserver((_, observer) => {
+        const prompts = [...notebook.querySelectorAll('.jp-InputArea-prompt')];
+        if (!prompts.some(each => each.textContent.includes('[*]'))) return;
+        window.ran = true;
+        observer.disconnect();
+    }).observe(notebook, {subtree: true, childList: true, characterData: true});
+}"""
+
+# Scrolls, and comes back when the page has stood still for ten frames.
+SCROLL = """(cell) => new Promise(done => {
+    cell.scrollIntoView({block: 'start', behavior: 'instant'});
+    let [still, top] = [0, NaN];
+    const look = () => {
+        const now = cell.getBoundingClientRect().top;
+        still = now === top ? still + 1 : 0;
+        top = now;
+        still > 10 ? done() : requestAnimationFrame(look);
+    };
+    look();
+})"""
+
 # Notes on every frame what the user sees of a cell: how many of the numbered words, where the
-# cell begins on the screen, how far the notebook is scrolled, whether there is a button.
+# cell begins on the screen, how far the notebook is scrolled.
 WATCH = """(cell) => {
     const outputs = cell.querySelector('.jp-Cell-outputArea');
     let box = cell.parentElement;
@@ -38,46 +70,71 @@ WATCH = """(cell) => {
 }"""
 
 
-class Notebook:
-    """A notebook on screen.
+class Desk:
+    """A user of one front end.
 
     Args:
-        page: The browser's page.
+        browser: The browser.
         site: The Jupyter server.
         front_end: "lab" or "notebook".
         pictures: Where screenshots go.
     """
 
-    def __init__(self, page: Page, site: Site, front_end: str, pictures: Path) -> None:
-        self.page = page
+    def __init__(self, browser: BrowserContext, site: Site, front_end: str, pictures: Path) -> None:
         self.front_end = front_end
-        self.path = site.notebooks
+        self.pictures = pictures
+        self._browser = browser
         self._site = site
-        self._pictures = pictures
 
-    def open(self, *cells: str) -> None:
-        """Writes a notebook and opens it; its kernel is ready."""
-        self.path = self._site.write(f"{self.front_end}-{time.monotonic_ns()}", cells)
-        self._go()
-        self._ready()
-        expect(self.cells).to_have_count(len(cells))
+    @contextmanager
+    def opened(self, *cells: str) -> Iterator[Notebook]:
+        """A new notebook of these cells, on screen, with a kernel that is ready."""
+        path = self._site.write(f"{self.front_end}-{time.monotonic_ns()}", cells)
+        with self._page(path) as notebook:
+            notebook.page.wait_for_function(KERNEL_IS_READY, timeout=SECONDS * 1000)
+            expect(notebook.cells).to_have_count(len(cells))
+            yield notebook
 
-    def reopen_without_kernel(self) -> None:
-        """Closes it and opens it where no kernel can be had."""
-        self.close()
-        self.page.route("**/api/kernelspecs*", _another_kernel)
-        self._go()
-        dialog = self.page.locator(".jp-Dialog")
-        dialog.get_by_role("button", name="No Kernel").click()
-        expect(dialog).to_have_count(0)
-        expect(self.cells.first).to_be_visible()
-        assert self._site.api("kernels") == []
+    @contextmanager
+    def opened_without_kernel(self, saved: Path) -> Iterator[Notebook]:
+        """A copy of a saved notebook, on screen where its kernel is not to be had."""
+        path = saved.with_name("copy.ipynb")
+        shutil.copyfile(saved, path)
+        with self._page(path, kernels=False) as notebook:
+            dialog = notebook.page.locator(".jp-Dialog")
+            dialog.get_by_role("button", name="No Kernel").click()
+            expect(dialog).to_have_count(0)
+            expect(notebook.cells.first).to_be_visible()
+            yield notebook
+            assert self._site.sessions(path) == []
 
-    def close(self) -> None:
-        """Leaves the page and ends the kernel."""
-        self.page.goto("about:blank")
-        self.page.unroute_all()
-        self._site.end_sessions()
+    @contextmanager
+    def _page(self, path: Path, *, kernels: bool = True) -> Iterator[Notebook]:
+        page = self._browser.new_page()
+        if not kernels:
+            page.route("**/api/kernelspecs*", _another_kernel)
+        address = ADDRESS[self.front_end].format(path.relative_to(self._site.notebooks))
+        page.goto(self._site.url + address)
+        try:
+            yield Notebook(page, path, self)
+        finally:
+            page.close()
+            self._site.end_sessions(path)
+
+
+class Notebook:
+    """A notebook on screen.
+
+    Args:
+        page: The browser's page.
+        path: The notebook's file.
+        desk: Whose it is.
+    """
+
+    def __init__(self, page: Page, path: Path, desk: Desk) -> None:
+        self.page = page
+        self.path = path
+        self.desk = desk
 
     @property
     def cells(self) -> Locator:
@@ -95,8 +152,8 @@ class Notebook:
     def start(self, cell: int) -> None:
         """Begins a cell, which stays the active one."""
         self.cells.nth(cell).locator(".cm-content").click()
-        self.page.keyboard.press("Control+Enter")
-        expect(self.prompt(cell)).not_to_have_text(re.compile(r"\[ \]"))
+        with self._begins():
+            self.page.keyboard.press("Control+Enter")
 
     def run(self, cell: int) -> None:
         """Runs a cell to its end."""
@@ -105,14 +162,15 @@ class Notebook:
 
     def run_all(self) -> None:
         """Runs all cells by the menu."""
-        self.menu("Run", "Run All Cells")
+        with self._begins():
+            self.menu("Run", "Run All Cells")
         self.wait()
 
     def restart_and_run_all(self) -> None:
         """Runs all cells by the menu in a new kernel."""
-        self.menu("Kernel", re.compile("^Restart Kernel and Run All Cells"))
-        self.page.locator(".jp-Dialog .jp-mod-accept").click()
-        expect(self.prompt(0)).to_have_text("[1]:", timeout=SECONDS * 1000)
+        with self._begins():
+            self.menu("Kernel", re.compile("^Restart Kernel and Run All Cells"))
+            self.page.locator(".jp-Dialog .jp-mod-accept").click()
         self.wait()
 
     def wait(self, seconds: float = SECONDS) -> None:
@@ -124,6 +182,12 @@ class Notebook:
     def interrupt(self) -> None:
         """Presses the toolbar's button."""
         self.page.locator("[data-jp-item-name=interrupt]").click()
+
+    def leave_idle(self) -> None:
+        """Interrupts what runs, if anything does."""
+        if self.cells.locator(".jp-InputArea-prompt", has_text=BUSY).count():
+            self.interrupt()
+            self.wait()
 
     def menu(self, menu: str, entry: str | re.Pattern[str]) -> None:
         """Chooses an entry of the menu bar."""
@@ -138,6 +202,10 @@ class Notebook:
     def output_html(self, cell: int) -> str:
         """The elements that a cell shows."""
         return "".join(each.inner_html() for each in self.outputs(cell).all())
+
+    def scroll_to(self, cell: int) -> None:
+        """Scrolls until a cell begins at the top of the window."""
+        self.cells.nth(cell).evaluate(SCROLL)
 
     def watch(self, cell: int) -> None:
         """From now on, every frame of the page is looked at."""
@@ -157,14 +225,9 @@ class Notebook:
 
     def save(self) -> dict[str, Any]:
         """Saves by the keyboard; returns what is in the file."""
-        before = self.path.stat().st_mtime_ns
         self.cells.first.locator(".jp-InputArea-prompt").click()
-        self.page.keyboard.press("Control+s")
-        self.until(lambda: self.path.stat().st_mtime_ns != before, "the file is written")
-        return self.saved()
-
-    def saved(self) -> dict[str, Any]:
-        """What is in the file."""
+        with self.page.expect_response(lambda answer: answer.request.method == "PUT"):
+            self.page.keyboard.press("Control+s")
         found: dict[str, Any] = json.loads(self.path.read_text())
         return found
 
@@ -174,22 +237,22 @@ class Notebook:
             "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})",
             name,
         )
+        expect(self.page.locator("#jupyterlab-splash")).to_have_count(0)
         light = str("Light" in name).lower()
         expect(self.page.locator(f"body[data-jp-theme-light={light}]")).to_have_count(1)
 
     def screenshot(self, name: str) -> Path:
         """A picture of the window."""
-        path = self._pictures / f"{name}-{self.front_end}.png"
+        path = self.desk.pictures / f"{name}-{self.desk.front_end}.png"
         self.page.screenshot(path=path)
         return path
 
-    def _go(self) -> None:
-        path = self.path.relative_to(self._site.notebooks)
-        self.page.goto(self._site.url + ADDRESS[self.front_end].format(path))
-
-    def _ready(self) -> None:
-        idle = self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        expect(idle).to_have_count(1, timeout=SECONDS * 1000)
+    @contextmanager
+    def _begins(self) -> Iterator[None]:
+        """Does something after which a cell waits or runs."""
+        self.page.locator(".jp-Notebook").evaluate(NOTICE_RUNS)
+        yield
+        self.page.wait_for_function("window.ran", timeout=SECONDS * 1000)
 
     def _show(self, cell: int) -> None:
         # A cell that is off the screen has no innerText.

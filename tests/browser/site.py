@@ -65,12 +65,18 @@ class Site:
         nbformat.write(book, path)
         return path
 
-    def end_sessions(self) -> None:
-        """Ends every kernel, and with it all that lives only in one."""
-        for session in self.api("sessions"):
-            # A kernel that is being restarted is gone already.
+    def sessions(self, path: Path) -> list[str]:
+        """The sessions of a notebook, or of all in a folder."""
+        under = path.relative_to(self.notebooks)
+        found = self.api("sessions")
+        return [each["id"] for each in found if Path(each["path"]).is_relative_to(under)]
+
+    def end_sessions(self, path: Path) -> None:
+        """Ends the kernels of a notebook, and with them all that lives only there."""
+        for session in self.sessions(path):
+            # One that has just ended by itself is not there any more.
             with contextlib.suppress(urllib.error.HTTPError):
-                self.api(f"sessions/{session['id']}", "DELETE")
+                self.api(f"sessions/{session}", "DELETE")
 
     def api(self, path: str, method: str = "GET") -> Any:
         """What the server's REST API answers."""
@@ -82,7 +88,7 @@ class Site:
     def stop(self) -> None:
         """Ends the server and its kernels."""
         with contextlib.suppress(OSError):
-            self.end_sessions()
+            self.end_sessions(self.notebooks)
         self._process.terminate()
         try:
             self._process.wait(20)
