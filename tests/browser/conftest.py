@@ -1,4 +1,4 @@
-"""One Jupyter server and one browser for all tests in this folder.
+"""One browser for all tests in this folder, and one Jupyter server for each front end.
 
 They end with the folder and not with the run: while playwright is there, its event loop runs in
 this thread, and tests elsewhere begin loops of their own.
@@ -65,8 +65,17 @@ def browser() -> Iterator[BrowserContext]:
         chromium.close()
 
 
+@pytest.fixture(scope="package", params=["lab", "notebook"])
+def front_end(request: pytest.FixtureRequest) -> str:
+    """JupyterLab, and Notebook 7."""
+    return str(request.param)
+
+
+# One for each front end: a Jupyter server that has served a file to JupyterLab refuses Notebook 7
+# its own of the same name, such as a font of the formulas.
 @pytest.fixture(scope="package")
 def site(
+    front_end: str,
     shared_server: ScriptedServer,
     browser: BrowserContext,  # Without one no server is started.
     tmp_path_factory: pytest.TempPathFactory,
@@ -105,13 +114,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(PICTURES) if PICTURES else tmp_path_factory.mktemp("pictures")
 
 
-@pytest.fixture(scope="module", params=["lab", "notebook"])
+@pytest.fixture(scope="module")
 def desk(
-    request: pytest.FixtureRequest,
+    front_end: str,
     browser: BrowserContext,
     site: Site,
     asked_elsewhere: list[str],
     pictures: Path,
 ) -> Desk:
-    """A user of JupyterLab, and one of Notebook 7."""
-    return Desk(browser, site, request.param, pictures)
+    """A user of the front end."""
+    return Desk(browser, site, front_end, pictures)

@@ -1,4 +1,4 @@
-"""A Jupyter server of the tests' own on loopback: JupyterLab and Notebook 7 on one folder."""
+"""A Jupyter server of the tests' own on loopback, with JupyterLab and Notebook 7."""
 
 from __future__ import annotations
 

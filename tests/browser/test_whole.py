@@ -95,6 +95,13 @@ def test_rendered(notebook: Notebook) -> None:
     )
 
 
+def test_formulas_have_their_fonts(notebook: Notebook) -> None:
+    states = "[...document.fonts].filter(each => /MJX/.test(each.family)).map(each => each.status)"
+    notebook.page.wait_for_function(f"{states}.includes('loaded')")
+
+    assert "error" not in notebook.page.evaluate(states)
+
+
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
 def test_readable_in(notebook: Notebook, theme: str) -> None:
     notebook.theme(f"JupyterLab {theme}")
