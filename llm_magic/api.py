@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
-from llm_magic import control
+from llm_magic import calls, control
 from llm_magic.chats import Place
 from llm_magic.desk import Desk
 from llm_magic.prompt import Content, check_text
@@ -82,7 +82,7 @@ def ask(
         params=params,
     )
     with place:
-        return session.ask(request, wish=wish, place=place)
+        return calls.ask(session, request, wish=wish, place=place)
 
 
 async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Response:

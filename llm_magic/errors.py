@@ -219,7 +219,10 @@ class Interrupted(KeyboardInterrupt):
     Attributes:
         response: The partial answer, with ``finish_reason="interrupted"``.
         text: Its text.
+        by_button: Whether it was a Stop button, which means this answer alone.
     """
+
+    by_button = False
 
     def __init__(self, message: str, response: Response) -> None:
         super().__init__(message, response)

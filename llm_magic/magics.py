@@ -17,6 +17,7 @@ from IPython.core.magic import (
 )
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from llm_magic import calls
 from llm_magic import options as line_options
 from llm_magic.admin import AdminMagics
 from llm_magic.chats import NOWHERE, Place
@@ -208,7 +209,7 @@ class LLMMagics(Magics):
         )
         after = partial(self._put, restored) if chosen.code else None
         with place:
-            response = self._session.ask(request, view, wish, place, after)
+            response = calls.ask(self._session, request, view, wish, place, after)
         self._session.mark_shown(response)
         return response
 

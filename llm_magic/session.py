@@ -10,17 +10,18 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llm_magic.background import Background, Pending
 from llm_magic.chats import NOWHERE, Chats, Place
-from llm_magic.errors import Interrupted, LLMError, PromptError
+from llm_magic.errors import PromptError
 from llm_magic.prompt import Content, messages
 from llm_magic.settings import LLMMagic, api_key
-from llm_magic.types import Request, Response, Usage, Wish
-from llm_magic.views import Feed, Silent, View, show_responses, uninterrupted
+from llm_magic.types import Request, Response, Wish
+from llm_magic.views import Feed, show_answers
 from llm_magic.watch import Limits
 from llm_magic.wire import OpenAIWire
 
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from llm_magic.desk import Desk
     from llm_magic.engine import Call
     from llm_magic.structured import Schema
-
-_SILENT = Silent()
-_AS_USUAL = Wish()
-SETTLE_SECONDS = 0.3
-"""How long an interrupted cell waits for its connection to be closed and counted."""
 
 
 class Session:
@@ -47,14 +43,15 @@ class Session:
         self.settings = LLMMagic(parent=shell)
         self.pid = os.getpid()
         self.chats = Chats()
+        self.background = Background(shell)
         self.routes: dict[str, str] = {}
         self._wires: dict[tuple[str, str], OpenAIWire] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._desk: Desk | None = None
         self._lock = threading.Lock()
-        self._shown: weakref.WeakKeyDictionary[Response, int] = weakref.WeakKeyDictionary()
+        self._shown: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         if shell is not None:
-            show_responses(shell, self.on_screen)
+            show_answers(shell, Pending, self.on_screen)
 
     @property
     def desk(self) -> Desk:
@@ -129,64 +126,6 @@ class Session:
             self._wires[where] = OpenAIWire(*where)
         return self._wires[where]
 
-    def ask(
-        self,
-        request: Request,
-        view: View | None = None,
-        wish: Wish | None = None,
-        place: Place = NOWHERE,
-        after: Callable[[Response], str] | None = None,
-    ) -> Response:
-        """Finds the answer, or asks and waits, drawing meanwhile.
-
-        Args:
-            request: What is asked.
-            view: Where it is drawn.
-            wish: How the call is made.
-            place: In a conversation, which the whole answer continues.
-            after: Does something with the whole answer, and says what in the status line.
-
-        Raises:
-            LLMError: What went wrong; what had arrived is drawn and kept in its ``text``.
-            Interrupted: On Ctrl-C; likewise.
-        """
-        view, wish = view or _SILENT, wish or _AS_USUAL
-        try:
-            response = self.desk.find(request, wish, self.cell)
-            if response is None:
-                response = self._ask(request, view, wish)
-            told = bool(self.settings.feedback) and not isinstance(view, Silent)
-            notes = [place.keep(request, response, told=told), after(response) if after else ""]
-            if view is not _SILENT:
-                view.finish(response.value, self.status(response, *notes), response.reasoning)
-            return response
-        finally:
-            self.desk.warn()
-
-    def _ask(self, request: Request, view: View, wish: Wish) -> Response:
-        feed = Feed()
-
-        def finish(text: str, status: str) -> None:
-            view.finish(text, status if self.settings.feedback else "", feed.thoughts())
-
-        future: Future[Response] | None = None
-        try:
-            future = self.submit(request, feed, wish)
-            future.add_done_callback(lambda _: feed.close())
-            view.start(request.model or "the server's model", feed.halt)
-            feed.follow(view)
-            return future.result()
-        except KeyboardInterrupt:
-            with uninterrupted():
-                partial = _stop(future, feed, request)
-                status = f"{partial.status()} · stopped, incomplete"
-                finish(_as_shown(request, partial.text), status)
-            raise Interrupted(_stopped_message(partial), partial) from None
-        except Exception as error:
-            came = feed.text()
-            finish(_as_shown(request, came), _incomplete(error) if came else "")
-            raise
-
     def submit(self, request: Request, feed: Feed, wish: Wish) -> Future[Response]:
         """Starts a call on the loop's thread; cancelling the future stops it.
 
@@ -225,14 +164,6 @@ class Session:
         request = replace(request, max_tokens=cap)
         return dry_run(request, wire.body(request), normalised(request.base_url), outlook)
 
-    def status(self, response: Response, *notes: str) -> str:
-        """The line with an answer: with what is left of a budget, and notes."""
-        if not self.settings.feedback:
-            return ""
-        limited = any(limit.metric == "usd" for limit in self.desk.limits())
-        parts = [response.status(), self.desk.budget() if limited else "", *notes]
-        return " · ".join(part for part in parts if part)
-
     @property
     def cell(self) -> str:
         """The cell that runs, such as ``In [5]``."""
@@ -242,18 +173,19 @@ class Session:
         count = getattr(hook, "prompt_count", None)
         return f"In [{count}]" if count is not None else ""
 
-    def mark_shown(self, response: Response) -> None:
+    def mark_shown(self, response: Any) -> None:
         """Remembers that the running cell has drawn this answer."""
         if self.shell is not None:
             self._shown[response] = self.shell.execution_count
 
-    def on_screen(self, response: Response) -> bool:
+    def on_screen(self, response: Any) -> bool:
         """Whether the running cell has drawn this answer, so that returning it must not."""
         count = getattr(self.shell, "execution_count", None)
         return count is not None and self._shown.get(response) == count
 
     def close(self) -> None:
         """Stops every call, closes the connections and ends the loop's thread."""
+        self.background.close()
         with self._lock:
             loop, self._loop = self._loop, None
         if self.pid != os.getpid():
@@ -298,35 +230,6 @@ def _check_json(fields: Mapping[str, Any]) -> None:
             f"A field of the request is nothing that JSON has ({error}); nothing was sent.",
             fix="Numbers, texts, true, false, null, lists and objects are; NaN is not.",
         ) from None
-
-
-def _stop(future: Future[Response] | None, feed: Feed, request: Request) -> Response:
-    """Cancels a call and collects what it had."""
-    if future is not None:
-        future.cancel()
-        if settled := feed.settle(SETTLE_SECONDS):
-            return settled
-    text = feed.text()
-    return Response(text, Usage(estimated=True), request.model, "interrupted", value=text)
-
-
-def _as_shown(request: Request, text: str) -> str:
-    """What came of an answer, as Markdown: half an object is code."""
-    return f"```json\n{text}\n```" if text and request.schema else text
-
-
-def _incomplete(error: Exception) -> str:
-    known = (error.model, error.usage) if isinstance(error, LLMError) else ()
-    return " · ".join(str(part) for part in (*known, "incomplete") if part)
-
-
-def _stopped_message(partial: Response) -> str:
-    kept = (
-        f"the {len(partial.text):,} characters that came are in sys.last_value.text"
-        if partial.text
-        else "nothing had come yet"
-    )
-    return f"The answer was stopped; {kept}.\nRun the cell again to ask anew."
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

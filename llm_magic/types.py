@@ -156,6 +156,53 @@ class Response:
         return " · ".join([*parts, f"{self.seconds:.1f} s"])
 
 
+class Comparison(dict[str, Response]):
+    """The answers of several models to one prompt, by the model that was asked."""
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """What a caller computes with: each model's ``value``."""
+        return {model: response.value for model, response in self.items()}
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Price of all calls in USD; None when one of them is not known."""
+        costs = [response.cost for response in self.values()]
+        return None if None in costs else sum(filter(None, costs), Decimal(0))
+
+    def frame(self) -> Any:
+        """A data frame with a row for each model: value, tokens, cost in USD, seconds.
+
+        Raises:
+            ImportError: Neither pandas nor polars is installed.
+        """
+        return frame(
+            [
+                {
+                    "model": model,
+                    "value": each.value,
+                    "input_tokens": each.usage.input_tokens,
+                    "output_tokens": each.usage.output_tokens,
+                    "cost": None if each.cost is None else float(each.cost),
+                    "seconds": each.seconds,
+                }
+                for model, each in self.items()
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(self)}; see [model].text, .value, .frame()>"
+
+    # Unlike a dict it can be looked up by what it is: the kernel remembers which are on screen.
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """How the user wants one call to be made.

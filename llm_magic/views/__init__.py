@@ -5,16 +5,27 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_magic.types import Response
-from llm_magic.views.base import Feed, Silent, View, uninterrupted
+from llm_magic.types import Comparison, Response
+from llm_magic.views.base import Feed, Silent, View, uninterrupted, wait
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
+    from llm_magic.views.columns import Columns
 
-__all__ = ["Feed", "Silent", "View", "choose", "show_report", "show_responses", "uninterrupted"]
+__all__ = [
+    "Feed",
+    "Silent",
+    "View",
+    "choose",
+    "choose_columns",
+    "show_answers",
+    "show_report",
+    "uninterrupted",
+    "wait",
+]
 
 
 _ABOVE = "<Response: the answer above, with .text, .value, .usage, .model>"
@@ -37,23 +48,49 @@ def choose(
         live: Draw while the answer comes, where the front end can.
         schema: What the answer must be; None for prose.
         widgets: Use a widget where the front end runs it.
-        blocks: The cell waits for the answer.
+        blocks: The cell waits for the answer. Where it does not, words in a terminal would mix
+            with what is typed, and a view that shows nothing until the end has no place.
     """
     if quiet or shell is None:
         return Silent()
     if not hasattr(shell, "kernel"):
+        if not blocks:
+            return Silent()
         from llm_magic.views.terminal import TerminalView
 
         return TerminalView(live=live, schema=schema)
     from llm_magic.views.notebook import HeadlessView, NotebookView
 
-    if not (live and _front_end_draws(shell)):
+    if not watched(shell) or (blocks and not live):
         return HeadlessView()
     if widgets and _runs_widgets(shell):
         from llm_magic.views.live import LiveView
 
         return LiveView(schema, interrupts=blocks)
     return NotebookView(schema)
+
+
+def choose_columns(
+    shell: Any,
+    labels: Sequence[str],
+    *,
+    quiet: bool = False,
+    live: bool = True,
+    schema: Schema | None = None,
+    widgets: bool = True,
+) -> Columns:
+    """The view of several answers at once; the arguments are those of ``choose``."""
+    from llm_magic.views import columns
+
+    if quiet or shell is None:
+        return columns.Columns(labels)
+    if not hasattr(shell, "kernel"):
+        return columns.TerminalColumns(labels)
+    if not (live and watched(shell)):
+        return columns.HeadlessColumns(labels)
+    if widgets and _runs_widgets(shell):
+        return columns.LiveColumns(labels, schema)
+    return columns.PlainColumns(labels, schema)
 
 
 def show_report(shell: Any, report: str) -> None:
@@ -66,35 +103,47 @@ def show_report(shell: Any, report: str) -> None:
     display_report(report)
 
 
-def show_responses(shell: Any, on_screen: Callable[[Response], bool]) -> None:
-    """Lets a shell display a Response: its text, or nothing where the cell has drawn it already.
+def show_answers(shell: Any, pending: type[Any], on_screen: Callable[[Any], bool]) -> None:
+    """Lets a shell display answers: their words, or nothing where the cell has drawn them already.
 
     Args:
         shell: The IPython shell.
+        pending: The class of answers that are still coming, shown as answers once they are there.
         on_screen: Whether the running cell has drawn this answer.
     """
     formatters = shell.display_formatter
+    kinds = (Response, Comparison, pending)
+
+    def come(answer: Any) -> Any:
+        return answer.now() if isinstance(answer, pending) else answer
+
     if hasattr(shell, "kernel"):
-        from llm_magic.views.notebook import display_response
+        from llm_magic.views.columns import display_answer
 
         # Claiming the display, and then showing nothing, keeps `_` and Out[n] without a second
         # copy of the answer in the notebook.
-        def show(response: Response) -> None:
-            if not on_screen(response):
-                display_response(response)
+        def show(answer: Any) -> None:
+            if not on_screen(answer):
+                display_answer(come(answer))
 
-        formatters.ipython_display_formatter.for_type(Response, show)
+        for kind in kinds:
+            formatters.ipython_display_formatter.for_type(kind, show)
         return
 
-    def write(response: Response, printer: Any, _: bool) -> None:
-        if on_screen(response):
+    def write(answer: Any, printer: Any, _: bool) -> None:
+        answer = come(answer)
+        value = getattr(answer, "value", answer)
+        if on_screen(answer):
             printer.text(_ABOVE)
-        elif isinstance(response.value, str):
-            printer.text(response.text)
+        elif isinstance(value, str):
+            printer.text(value)
+        elif isinstance(answer, Response):
+            printer.pretty(value)
         else:
-            printer.pretty(response.value)
+            printer.text(repr(answer))
 
-    formatters.formatters["text/plain"].for_type(Response, write)
+    for kind in kinds:
+        formatters.formatters["text/plain"].for_type(kind, write)
 
 
 def _runs_widgets(shell: Any) -> bool:
@@ -107,7 +156,7 @@ def _runs_widgets(shell: Any) -> bool:
     return "JPY_SESSION_NAME" in os.environ and importlib.util.find_spec("anywidget") is not None
 
 
-def _front_end_draws(shell: Any) -> bool:
+def watched(shell: Any) -> bool:
     """Whether somebody watches: not under nbclient, papermill, nbval, nbconvert or %%capture."""
     from IPython.core.displaypub import CapturingDisplayPublisher
 

@@ -91,6 +91,12 @@ class Column:
         sent = len(message["add"]) + len(message["thoughts"])
         return max(1 / rate, sent / BYTES_PER_SECOND, len(last) / REDRAWN_PER_SECOND, 25 * cost)
 
+    def end(self, answer: Any, status: str) -> None:
+        """The answer is whole, while others in the widget still come."""
+        html = saved_form(answer, "")["text/html"]
+        self.status, self._length = status, _units(html)
+        self._send({"keep": 0, "add": html, "known": self._known, "thoughts": ""}, "")
+
     def html(self) -> str:
         """All of it so far."""
         if len(self._final) > 1:

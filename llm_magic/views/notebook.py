@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from llm_magic import plain
-from llm_magic.types import Response
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import (
     VALUES_PER_SECOND,
@@ -147,11 +146,6 @@ def saved_form(answer: Any, status: str, thoughts: str = "") -> dict[str, Any]:
         own, _ = shell.display_formatter.format(answer)  # type: ignore[no-untyped-call]
     rendered = own.get("text/html") or value_html(answer)
     return {"text/plain": own.get("text/plain") or repr(answer), "text/html": above + rendered}
-
-
-def display_response(response: Response) -> None:
-    """Shows an answer that is whole already."""
-    show(saved_form(response.value, response.status(), response.reasoning))
 
 
 def display_report(report: str) -> None:

@@ -74,6 +74,8 @@ def growing_html(text: str, env: dict[str, Any]) -> tuple[str, str, int]:
         place in the text where that one begins.
     """
     parser = _parser()
+    # A fresh one, but for the references: the rules for formulas remember places in this text.
+    env = {"references": env.setdefault("references", {})}
     tokens = parser.parse(text, env)
     # A block is closed by the next one that begins on a whole line: "2" may become "2. item".
     unfinished = text.count("\n")

@@ -1,0 +1,160 @@
+"""A request to its answer, on screen: now, in the background, or of several models at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from llm_magic.background import Pending, come, together
+from llm_magic.chats import NOWHERE, Place
+from llm_magic.run import Run
+from llm_magic.session import Session
+from llm_magic.types import Comparison, Request, Response, Wish
+from llm_magic.views import Silent, View
+
+if TYPE_CHECKING:
+    from llm_magic.views.columns import Columns
+
+After = Callable[[Response], str]
+_SILENT = Silent()
+_AS_USUAL = Wish()
+
+
+def ask(
+    session: Session,
+    request: Request,
+    view: View = _SILENT,
+    wish: Wish = _AS_USUAL,
+    place: Place = NOWHERE,
+    after: After | None = None,
+) -> Response:
+    """Finds the answer, or asks and waits, drawing meanwhile.
+
+    Args:
+        session: The kernel's.
+        request: What is asked.
+        view: Where it is drawn.
+        wish: How the call is made.
+        place: In a conversation, which the whole answer continues.
+        after: Does something with the whole answer, and says what in the status line.
+
+    Raises:
+        LLMError: What went wrong; what had arrived is drawn and kept in its ``text``.
+        Interrupted: On Ctrl-C or Stop; likewise.
+    """
+    try:
+        response = session.desk.find(request, wish, session.cell)
+        if response is None:
+            run = _run(session, request, view, wish)
+            run.begin()
+            response = run.end()
+        return _finish(session, request, response, view, place, after)
+    finally:
+        session.desk.warn()
+
+
+def start(
+    session: Session, request: Request, view: View, wish: Wish, place: Place = NOWHERE
+) -> Pending:
+    """Finds the answer, or begins to ask, and goes on in the background.
+
+    Args:
+        session: The kernel's.
+        request: What is asked.
+        view: Where it is drawn, from another thread.
+        wish: How the call is made.
+        place: In a conversation, which the whole answer continues.
+
+    Raises:
+        LLMError: It cannot even be started.
+    """
+    label = request.model or "the server's model"
+    try:
+        if response := session.desk.find(request, wish, session.cell):
+            return come(label, _finish(session, request, response, view, place))
+        run = _run(session, request, view, wish, alone=True)
+        run.begin()
+    finally:
+        session.desk.warn()
+
+    def rest() -> Response:
+        return _finish(session, request, run.end(), view, place)
+
+    return session.background.go_on(label, rest, run.feed.halt)
+
+
+def compare(
+    session: Session, requests: Sequence[Request], columns: Columns, wish: Wish
+) -> Comparison:
+    """Asks several models at the same time, and waits for all of them.
+
+    Args:
+        session: The kernel's.
+        requests: One for each model.
+        columns: Where they are drawn.
+        wish: How the calls are made.
+
+    Raises:
+        LLMError: What went wrong with the first that failed; all are drawn.
+        Interrupted: On Ctrl-C or Stop; likewise.
+    """
+    runs = [
+        _run(session, request, columns.column(place), wish, alone=True)
+        for place, request in enumerate(requests)
+    ]
+
+    def stop() -> None:
+        for run in runs:
+            run.feed.halt()
+
+    columns.start(stop)
+    try:
+        answers = together([partial(_through, session, run, wish) for run in runs], stop)
+    finally:
+        columns.finish()
+        session.desk.warn()
+    return Comparison(zip((each.model for each in requests), answers, strict=True))
+
+
+def _through(session: Session, run: Run, wish: Wish) -> Response:
+    """The answer of one of several calls: found, or asked."""
+    response = session.desk.find(run.request, wish, session.cell)
+    if response is None:
+        run.begin()
+        response = run.end()
+    return _finish(session, run.request, response, run.view)
+
+
+def _run(session: Session, request: Request, view: View, wish: Wish, *, alone: bool = False) -> Run:
+    return Run(
+        request,
+        view,
+        lambda feed: session.submit(request, feed, wish),
+        feedback=bool(session.settings.feedback),
+        alone=alone,
+    )
+
+
+def _finish(
+    session: Session,
+    request: Request,
+    response: Response,
+    view: View,
+    place: Place = NOWHERE,
+    after: After | None = None,
+) -> Response:
+    """Takes a whole answer down in its conversation, and draws its final form."""
+    told = bool(session.settings.feedback) and not isinstance(view, Silent)
+    notes = [place.keep(request, response, told=told), after(response) if after else ""]
+    if view is not _SILENT:
+        status = _status(session, response, *notes) if session.settings.feedback else ""
+        view.finish(response.value, status, response.reasoning)
+    return response
+
+
+def _status(session: Session, response: Response, *notes: str) -> str:
+    """The line with an answer: with what is left of a budget, and notes."""
+    limited = any(limit.metric == "usd" for limit in session.desk.limits())
+    parts = [response.status(), session.desk.budget() if limited else "", *notes]
+    return " · ".join(part for part in parts if part)
