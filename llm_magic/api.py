@@ -10,10 +10,10 @@ from typing import Any, Literal
 from llm_magic import calls, control
 from llm_magic.chats import Place
 from llm_magic.desk import Desk
-from llm_magic.prompt import Content, check_text
+from llm_magic.images import all_of, attached
+from llm_magic.prompt import check_text
 from llm_magic.session import Session, current
 from llm_magic.types import Request, Response, Wish
-from llm_magic.values import ImageValue, to_prompt
 from llm_magic.views import Feed
 from llm_magic.views.tables import Table
 
@@ -44,7 +44,8 @@ def ask(
             list, dict, tuple or union of them; ``str`` is prose.
         model: Model name; None takes the setting.
         system: System message; None takes the setting, empty sends none.
-        images: matplotlib figures or PIL images to attach.
+        images: What to attach: matplotlib figures and axes, PIL images, paths of PNG, JPEG, GIF and
+            WebP files (told by their content), or the bytes of such files.
         chat: Name of the conversation to continue.
         temperature: Sampling temperature.
         max_tokens: Cap on the answer, in tokens.
@@ -90,7 +91,7 @@ async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Re
 
     Args:
         prompt: The text, taken as it is (no template).
-        images: matplotlib figures or PIL images to attach.
+        images: As for :func:`ask`.
         **options: As for :func:`ask`.
 
     Raises:
@@ -120,22 +121,12 @@ def _prepared(
     **options: Any,
 ) -> tuple[Session, Request, Wish, Place]:
     check_text(prompt)
-    content: Content = prompt
-    if images:
-        pictures = [_picture(image).part() for image in images]
-        content = [{"type": "text", "text": prompt}, *pictures]
+    content = attached(prompt, all_of(images))
     session = current()
     most = None if max_cost is None else Decimal(str(max_cost))
     place = session.chats.place(chat, session.shell, session.cell)
     request = session.request(content, place=place, **options)
     return session, request, Wish(fresh, no_cache, most, repairs), place
-
-
-def _picture(image: Any) -> ImageValue:
-    picture = to_prompt(image)
-    if not isinstance(picture, ImageValue):
-        raise TypeError(f"images takes matplotlib figures and PIL images, not {type(image)!r}")
-    return picture
 
 
 def usage(by: control.By = "model") -> Any:

@@ -42,6 +42,13 @@ class LLMMagics(Magics):
     @magic_arguments()
     @argument("-m", "--model", metavar="NAME", help="Model to ask.")
     @argument("-s", "--system", metavar="TEXT", help="System message; a template as well.")
+    @argument(
+        "-i",
+        "--image",
+        metavar="NAME|FILE",
+        action="append",
+        help="Attach a figure, a PIL image or an image file; may be repeated.",
+    )
     @argument("-t", "--temperature", metavar="X", type=float, help="Sampling temperature.")
     @argument("--max-tokens", metavar="N", type=int, help="Cap on the answer, in tokens.")
     @argument("--seed", metavar="N", type=int, help="Seed, for servers that take one.")
@@ -160,6 +167,7 @@ class LLMMagics(Magics):
         return self._ask(request, chosen, wish, restored=redactor.restored)
 
     def _request(self, chosen: argparse.Namespace, body: str, place: Place = NOWHERE) -> Request:
+        from llm_magic.images import attached, named
         from llm_magic.prompt import render
 
         names = self.shell.user_ns
@@ -170,8 +178,9 @@ class LLMMagics(Magics):
         system = None
         if chosen.system is not None:
             system = render(chosen.system, names, raw=chosen.raw) if chosen.system else ""
+        content = render(body, names, raw=chosen.raw)
         return self._session.request(
-            render(body, names, raw=chosen.raw),
+            attached(content, [named(each, names) for each in chosen.image or []]),
             system=system,
             model=chosen.model,
             temperature=chosen.temperature,
@@ -221,9 +230,11 @@ class LLMMagics(Magics):
         return put(self.shell, restored(first_code(response.text)))
 
     def _dry_run(self, request: Request, wish: Wish) -> None:
+        from llm_magic.images import images_in
         from llm_magic.views import show_report
 
-        show_report(self.shell, self._session.dry_run(request, wish))
+        pictures = images_in(request.messages)
+        show_report(self.shell, self._session.dry_run(request, wish), pictures)
 
 
 _QUESTION = re.compile(r"^(\s*(?:[^=#'\"]+=\s*)?)%llm[ \t]+(.*\?)\s*$")

@@ -23,13 +23,30 @@ COUNTED_CELLS = 5_000_000
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
 
 
+def raster_type(data: bytes) -> str | None:
+    """The media type of a PNG, JPEG, GIF or WebP, told by its first bytes; None for all else."""
+    starts = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif"}
+    starts |= {b"GIF89a": "gif"}
+    kind = next((kind for start, kind in starts.items() if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "webp"
+    return kind and f"image/{kind}"
+
+
 class ImageValue(bytes):
-    """A picture's PNG bytes, to be attached to the prompt."""
+    """A picture's bytes (PNG, JPEG, GIF or WebP), to be attached to the prompt."""
+
+    def url(self) -> str:
+        """The picture as a data: URI."""
+        # Nothing else gets into one: an SVG there would be a document that loads and runs things.
+        kind = raster_type(self)
+        if kind is None:
+            raise ValueError("no PNG, JPEG, GIF or WebP")
+        return f"data:{kind};base64,{base64.b64encode(self).decode()}"
 
     def part(self) -> dict[str, Any]:
         """The picture as a part of a chat message."""
-        data = base64.b64encode(self).decode()
-        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+        return {"type": "image_url", "image_url": {"url": self.url()}}
 
 
 def to_prompt(value: Any) -> str | ImageValue:
@@ -166,7 +183,8 @@ def _image(value: Any) -> str | ImageValue:
         if value.mode not in _PNG_MODES:
             value = value.convert("RGB")
         value.save(out, format="PNG")
-    elif hasattr(value, "figure") and hasattr(value.figure, "savefig"):
+    elif getattr(value, "figure", None) not in (None, value):
+        # Of axes and what is drawn in them; a figure in a figure has one as well.
         return _image(value.figure)
     else:
         return str(value)
@@ -177,6 +195,12 @@ def _text_of_bytes(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
+        if kind := raster_type(value):
+            raise PromptError(
+                f"The prompt has the bytes of an image ({kind}) where text belongs; the prompt was "
+                "not sent.",
+                fix="Attach them by their name: %%llm -i NAME",
+            ) from None
         raise PromptError(
             f"Bytes that are not UTF-8 text (byte {error.start} is 0x{value[error.start]:02x}); "
             "the prompt was not sent.",

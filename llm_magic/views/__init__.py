@@ -13,6 +13,7 @@ from llm_magic.views.base import Feed, Silent, View, uninterrupted, wait
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
+    from llm_magic.values import ImageValue
     from llm_magic.views.columns import Columns
 
 __all__ = [
@@ -93,14 +94,14 @@ def choose_columns(
     return columns.PlainColumns(labels, schema)
 
 
-def show_report(shell: Any, report: str) -> None:
-    """A plain text with an output of its own."""
+def show_report(shell: Any, report: str, pictures: Sequence[ImageValue] = ()) -> None:
+    """A plain text with an output of its own; in a notebook with its pictures, small."""
     if not hasattr(shell, "kernel"):
         print(report)
         return
     from llm_magic.views.notebook import display_report
 
-    display_report(report)
+    display_report(report, pictures)
 
 
 def show_answers(shell: Any, pending: type[Any], on_screen: Callable[[Any], bool]) -> None:

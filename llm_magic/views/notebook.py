@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_magic import plain
+from llm_magic.images import THUMBNAIL, about, thumbnail
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import (
     VALUES_PER_SECOND,
@@ -23,6 +24,7 @@ from llm_magic.views.render import markdown_html, status_html, thoughts_html
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
+    from llm_magic.values import ImageValue
 
 # Bytes a second sent to the front end while an answer streams. An update carries the whole text
 # so far, so the pause between two grows with it, and what is sent grows with the time an answer
@@ -148,6 +150,17 @@ def saved_form(answer: Any, status: str, thoughts: str = "") -> dict[str, Any]:
     return {"text/plain": own.get("text/plain") or repr(answer), "text/html": above + rendered}
 
 
-def display_report(report: str) -> None:
-    """Shows a report as preformatted text."""
-    show({"text/plain": report, "text/html": f"<pre>{html.escape(report)}</pre>"})
+def display_report(report: str, pictures: Sequence[ImageValue] = ()) -> None:
+    """Shows a report as preformatted text, and below it its pictures."""
+    shown = "".join(_picture_html(number, each) for number, each in enumerate(pictures, 1))
+    show({"text/plain": report, "text/html": f"<pre>{html.escape(report)}</pre>{shown}"})
+
+
+def _picture_html(number: int, picture: ImageValue) -> str:
+    width, height = THUMBNAIL
+    return (
+        '<figure style="display: inline-block; margin: 0.5em">'
+        f'<img src="{thumbnail(picture).url()}" alt="image {number}" '
+        f'style="max-width: min(100%, {width}px); max-height: {height}px">'
+        f"<figcaption><small>image {number}: {about(picture)}</small></figcaption></figure>"
+    )
