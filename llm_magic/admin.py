@@ -1,4 +1,4 @@
-"""%llm_quota, %llm_usage, %llm_cache, %llm_cassette, %llm_chat: what is spent, kept and said."""
+"""%llm_quota, _usage, _cache, _cassette, _chat, _models: what is spent, kept, said, offered."""
 
 from __future__ import annotations
 
@@ -100,6 +100,22 @@ class AdminMagics(Magics):
             return cache.prune(chosen.unused)
         table: Table = getattr(cache, chosen.do)()
         return table
+
+    @magic_arguments()
+    @argument("word", nargs="?", default="", help="Only models whose name has this in it.")
+    @line_magic
+    def llm_models(self, line: str) -> Table:
+        """The models that the server offers, with their prices; the default first.
+
+        ::
+
+            %llm_models
+            %llm_models gpt-5
+        """
+        from llm_magic import models
+
+        chosen = line_options.parse_words(self.llm_models.parser, line)
+        return models.table(current(self.shell), chosen.word)
 
     @magic_arguments()
     @argument("file", nargs="?", default="status", help="The file; or status, prune, off.")

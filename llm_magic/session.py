@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_magic.background import Background, Pending
 from llm_magic.chats import NOWHERE, Chats, Place
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from llm_magic.engine import Call
     from llm_magic.structured import Schema
 
+_T = TypeVar("_T")
+
 
 class Session:
     """Owns the settings, the connections and the loop's thread of one kernel.
@@ -45,6 +47,8 @@ class Session:
         self.chats = Chats()
         self.background = Background(shell)
         self.routes: dict[str, str] = {}
+        # What each server said when it was last asked for its models, or is being asked.
+        self.models: dict[str, Future[tuple[str, ...]]] = {}
         self._wires: dict[tuple[str, str], OpenAIWire] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._desk: Desk | None = None
@@ -143,7 +147,7 @@ class Session:
             flights=desk.flights,
             repairs=wish.repairs,
         )
-        return self._run(self._counted(request, feed, call, cell))
+        return self.run(self._counted(request, feed, call, cell))
 
     async def _counted(self, request: Request, feed: Feed, call: Call, cell: str) -> Response:
         from llm_magic.engine import ask
@@ -205,7 +209,8 @@ class Session:
         if self._desk:
             self._desk.close()
 
-    def _run(self, call: Coroutine[Any, Any, Response]) -> Future[Response]:
+    def run(self, call: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Starts something on the loop's thread."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
