@@ -160,7 +160,7 @@ def is_image(value: Any) -> bool:
     return any(hasattr(type(value), name) for name in ("savefig", "thumbnail", "get_figure"))
 
 
-def image_files(start: str) -> list[str]:
+def image_files(start: str, endings: tuple[str, ...] = _ENDINGS) -> list[str]:
     """Image files and folders whose path begins so, for completion; ``~`` stays as it is."""
     folder, name = os.path.split(start)
     try:
@@ -174,7 +174,7 @@ def image_files(start: str) -> list[str]:
             continue
         if entry.is_dir():
             found.append(os.path.join(folder, entry.name, ""))
-        elif entry.name.lower().endswith(_ENDINGS):
+        elif entry.name.lower().endswith(endings):
             found.append(os.path.join(folder, entry.name))
     return found
 

@@ -21,6 +21,7 @@ from llm_magic import calls
 from llm_magic import options as line_options
 from llm_magic.admin import AdminMagics
 from llm_magic.chats import NOWHERE, Place
+from llm_magic.completion import register
 from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.session import Session, current
 from llm_magic.settings import api_key
@@ -269,6 +270,7 @@ def load(shell: Any) -> None:
     """Registers magics and settings; loading again leaves nothing there twice."""
     session = current(shell)
     shell.register_magics(LLMMagics(shell), AdminMagics(shell))
+    register(shell)
     transforms = shell.input_transformers_cleanup
     if keep_questions not in transforms:
         transforms.append(keep_questions)

@@ -210,3 +210,71 @@ def _checked(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Name
         return parser.parse_args(words)
     except UsageError as error:
         raise PromptError(f"{error}; nothing was sent.", fix="See the options: %%llm?") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is being typed at the end of a line.
+
+    Attributes:
+        typed: The word so far, with an open quote; may be empty.
+        action: The option or argument that it is a value of; None where an option can stand.
+    """
+
+    typed: str
+    action: argparse.Action | None
+
+
+def ending(parser: argparse.ArgumentParser, line: str) -> Ending | None:
+    """What the line's last word is, for completion; None where it is part of a prompt.
+
+    Args:
+        parser: Knows the options and arguments.
+        line: Everything behind the magic's name, up to the cursor.
+    """
+    known = parser._option_string_actions
+    arguments = [action for action in parser._actions if not action.option_strings]
+    place = 0
+    while True:
+        place = _past_blanks(line, place)
+        if found := _NAME.match(line, place):
+            place = found.end()
+            continue
+        word = line[place:]
+        if not word and line[-1:].strip():
+            return None
+        if word in ("", "-", "--"):
+            return Ending(word, arguments[0] if arguments and not word else None)
+        if word.startswith("--") and word[2].isspace():
+            return None
+        if found := _OPTION.match(line, place):
+            place = found.end()
+            if place == len(line) and not word.endswith("="):
+                return Ending(word, None)
+            action = known.get(found[1])
+            if action is None:
+                return None
+            if action.nargs == 0:
+                continue
+        elif arguments:
+            action = arguments.pop(0)
+        else:
+            return None
+        start = _past_blanks(line, place)
+        place = _end_of_value(line, start, action)
+        if place == len(line):
+            return Ending(line[start:], action)
+
+
+def _past_blanks(line: str, place: int) -> int:
+    return place + len(line[place:]) - len(line[place:].lstrip())
+
+
+def _end_of_value(line: str, start: int, action: argparse.Action) -> int:
+    if line[start : start + 1] in ("'", '"') and not _QUOTED.match(line, start):
+        return len(line)
+    try:
+        read = _type if action.dest == "schema" else _value
+        return read(line, start, "")[1]
+    except PromptError:
+        return len(line)
