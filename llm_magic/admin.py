@@ -102,7 +102,9 @@ class AdminMagics(Magics):
         return table
 
     @magic_arguments()
-    @argument("word", nargs="?", default="", help="Only models whose name has this in it.")
+    @argument(
+        "word", nargs="?", metavar="WORD", default="", help="Only models whose name has this in it."
+    )
     @line_magic
     def llm_models(self, line: str) -> Table:
         """The models that the server offers, with their prices; the default first.

@@ -15,7 +15,7 @@ from IPython.core.magic import (
     magics_class,
     no_var_expand,
 )
-from IPython.core.magic_arguments import argument, magic_arguments
+from IPython.core.magic_arguments import argument, argument_group, magic_arguments
 
 from llm_magic import calls
 from llm_magic import options as line_options
@@ -41,6 +41,7 @@ class LLMMagics(Magics):
 
     @no_var_expand
     @magic_arguments()
+    @argument_group("the question")
     @argument("-m", "--model", metavar="NAME", help="Model to ask.")
     @argument("-s", "--system", metavar="TEXT", help="System message; a template as well.")
     @argument(
@@ -50,10 +51,16 @@ class LLMMagics(Magics):
         action="append",
         help="Attach a figure, a PIL image or an image file; may be repeated.",
     )
+    @argument("--raw", action="store_true", help="Take the prompt as it is: no template.")
     @argument("-t", "--temperature", metavar="X", type=float, help="Sampling temperature.")
     @argument("--max-tokens", metavar="N", type=int, help="Cap on the answer, in tokens.")
     @argument("--seed", metavar="N", type=int, help="Seed, for servers that take one.")
-    @argument("--effort", choices=["low", "medium", "high"], help="Reasoning effort.")
+    @argument(
+        "--effort",
+        choices=["low", "medium", "high"],
+        metavar="LEVEL",
+        help="Reasoning effort: low, medium or high.",
+    )
     @argument(
         "--param",
         metavar="KEY=JSON",
@@ -61,15 +68,17 @@ class LLMMagics(Magics):
         help="Any further field of the request; may be repeated.",
     )
     @argument("-c", "--chat", metavar="NAME", help="Continue the conversation of this name.")
+    @argument_group("the answer")
     @argument("-o", "--out", metavar="NAME", help="Bind the answer to NAME (also: NAME <<).")
     @argument("--schema", metavar="TYPE", help="Give an object of this type, not prose.")
     @argument("--repairs", metavar="N", type=int, default=1, help="Ask again if it does not fit.")
     @argument("--code", action="store_true", help="Put the first code block into the next cell.")
+    @argument_group("cache and cost")
     @argument("--fresh", action="store_true", help="Ask again; replaces the cached answer.")
     @argument("--no-cache", action="store_true", help="Neither look the answer up nor keep it.")
     @argument("--max-cost", metavar="USD", help="Refuse where the call can come to more.")
     @argument("--dry-run", action="store_true", help="Show what would be sent; send nothing.")
-    @argument("--raw", action="store_true", help="Take the prompt as it is: no template.")
+    @argument_group("on screen")
     @argument("--quiet", action="store_true", help="Show nothing.")
     @argument("--no-stream", action="store_true", help="Show the answer once, when it is whole.")
     @line_cell_magic

@@ -87,7 +87,9 @@ def test_a_wrong_word_does_nothing(line: str, terminal: Terminal, server: Script
     assert terminal.run("%llm -m m Hello").value.cached
 
 
-@pytest.mark.parametrize("magic", ["llm_quota", "llm_usage", "llm_cache", "llm_cassette"])
+@pytest.mark.parametrize(
+    "magic", ["llm_quota", "llm_usage", "llm_cache", "llm_cassette", "llm_models"]
+)
 def test_each_explains_itself(magic: str, terminal: Terminal) -> None:
     terminal.run(f"%{magic}?")
     parser = getattr(terminal.shell.magics_manager.registry["AdminMagics"], magic).parser

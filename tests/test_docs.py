@@ -30,6 +30,15 @@ def test_help_says_what_each_option_does() -> None:
     assert all(action.help for action in LLMMagics.llm.parser._actions)
 
 
+def test_help_has_every_option_in_a_group_of_ours() -> None:
+    parser = LLMMagics.llm.parser
+    groups = {group.title: group._group_actions for group in parser._action_groups}
+    titles = ("the question", "the answer", "cache and cost", "on screen")
+
+    assert [title for title, actions in groups.items() if actions] == list(titles)
+    assert sum(len(groups[title]) for title in titles) == len(parser._actions)
+
+
 def test_readme_lists_every_setting_and_no_other() -> None:
     rows = "".join(line.split("|")[1] for line in table("Settings").splitlines() if "|" in line)
 
