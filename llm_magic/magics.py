@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,16 @@ from IPython.core.magic_arguments import argument, argument_group, magic_argumen
 from llm_magic import calls
 from llm_magic import options as line_options
 from llm_magic.admin import AdminMagics
+from llm_magic.background import Pending, come
 from llm_magic.chats import NOWHERE, Place
 from llm_magic.completion import register
 from llm_magic.errors import Interrupted, LLMError, PromptError
 from llm_magic.session import Session, current
 from llm_magic.settings import api_key
-from llm_magic.types import Request, Response, Wish
+from llm_magic.types import Comparison, Request, Response, Wish
+from llm_magic.views import View
+
+Answer = Response | Pending | Comparison
 
 
 @magics_class
@@ -43,6 +48,7 @@ class LLMMagics(Magics):
     @magic_arguments()
     @argument_group("the question")
     @argument("-m", "--model", metavar="NAME", help="Model to ask.")
+    @argument("--compare", metavar="M1,M2,...", help="Ask several models at once, side by side.")
     @argument("-s", "--system", metavar="TEXT", help="System message; a template as well.")
     @argument(
         "-i",
@@ -79,10 +85,11 @@ class LLMMagics(Magics):
     @argument("--max-cost", metavar="USD", help="Refuse where the call can come to more.")
     @argument("--dry-run", action="store_true", help="Show what would be sent; send nothing.")
     @argument_group("on screen")
+    @argument("--bg", action="store_true", help="Return at once; the answer streams on.")
     @argument("--quiet", action="store_true", help="Show nothing.")
     @argument("--no-stream", action="store_true", help="Show the answer once, when it is whole.")
     @line_cell_magic
-    def llm(self, line: str, cell: str | None = None) -> Response | None:
+    def llm(self, line: str, cell: str | None = None) -> Answer | None:
         """Ask a language model; the answer streams into the cell's output.
 
         The cell's body is the prompt, a Jinja2 template over the notebook's names: {{ df }},
@@ -99,15 +106,13 @@ class LLMMagics(Magics):
 
             %%llm reviews << --schema list[Review]
             {{ texts }}
+
+            %%llm --compare gpt-5-mini,gpt-5
+            Explain overfitting to a child.
         """
         command = line_options.parse(self.llm.parser, line)
         chosen = command.options
-        if chosen.code and chosen.schema:
-            raise PromptError(
-                f"--code takes code out of prose, and --schema {chosen.schema} gives an object; "
-                "nothing was sent.",
-                fix="Leave out one of the two.",
-            )
+        _check_together(chosen)
         if cell is not None and command.rest:
             raise PromptError(
                 f"{command.rest.split()[0]!r} on the %%llm line is no option; nothing was sent.",
@@ -118,13 +123,21 @@ class LLMMagics(Magics):
         request = self._request(chosen, command.rest if cell is None else cell, place)
         most = line_options.money(chosen.max_cost)
         wish = Wish(chosen.fresh, chosen.no_cache, most, chosen.repairs)
+        models = line_options.names(chosen.compare) if chosen.compare else []
+        requests = [replace(request, model=model) for model in models]
         if chosen.dry_run:
-            self._dry_run(request, wish)
+            for each in requests or [request]:
+                self._dry_run(each, wish)
             return None
-        response = self._ask(request, chosen, wish, place)
+        if requests:
+            answer: Answer = self._compare(requests, chosen, wish)
+        elif chosen.bg:
+            answer = self._start(request, chosen, wish, place)
+        else:
+            answer = self._ask(request, chosen, wish, place)
         if chosen.out:
-            self.shell.user_ns[chosen.out] = response.value
-        return response
+            self.shell.user_ns[chosen.out] = answer if chosen.bg else answer.value
+        return answer
 
     @no_var_expand
     @magic_arguments()
@@ -217,20 +230,50 @@ class LLMMagics(Magics):
         place: Place = NOWHERE,
         restored: Callable[[str], str] = str,
     ) -> Response:
-        from llm_magic.views import choose
-
-        view = choose(
-            self.shell,
-            quiet=chosen.quiet,
-            live=not chosen.no_stream,
-            schema=request.schema,
-            widgets=self._session.settings.widgets,
-        )
+        view = self._view(request, chosen)
         after = partial(self._put, restored) if chosen.code else None
         with place:
             response = calls.ask(self._session, request, view, wish, place, after)
         self._session.mark_shown(response)
         return response
+
+    def _start(
+        self, request: Request, chosen: argparse.Namespace, wish: Wish, place: Place
+    ) -> Pending:
+        from llm_magic.views.notebook import HeadlessView
+
+        view = self._view(request, chosen)
+        if isinstance(view, HeadlessView):
+            # The notebook is executed and saved: who would wait for what comes after its end?
+            pending = come(request.model, self._ask(request, chosen, wish, place))
+        else:
+            pending = calls.start(self._session, request, view, wish, place)
+        self._session.mark_shown(pending)
+        return pending
+
+    def _compare(
+        self, requests: Sequence[Request], chosen: argparse.Namespace, wish: Wish
+    ) -> Comparison:
+        from llm_magic.views import choose_columns
+
+        models = [each.model for each in requests]
+        columns = choose_columns(self.shell, models, **self._how(requests[0], chosen))
+        comparison = calls.compare(self._session, requests, columns, wish)
+        self._session.mark_shown(comparison)
+        return comparison
+
+    def _view(self, request: Request, chosen: argparse.Namespace) -> View:
+        from llm_magic.views import choose
+
+        return choose(self.shell, blocks=not chosen.bg, **self._how(request, chosen))
+
+    def _how(self, request: Request, chosen: argparse.Namespace) -> dict[str, Any]:
+        return {
+            "quiet": chosen.quiet,
+            "live": not chosen.no_stream,
+            "schema": request.schema,
+            "widgets": self._session.settings.widgets,
+        }
 
     def _put(self, restored: Callable[[str], str], response: Response) -> str:
         """Puts an answer's code into the next cell; says what came of it."""
@@ -245,6 +288,26 @@ class LLMMagics(Magics):
 
         pictures = images_in(request.messages)
         show_report(self.shell, self._session.dry_run(request, wish), pictures)
+
+
+# What of the options does not go together, and why.
+_APART = (
+    ("code", "schema", "--code takes code out of prose, and --schema gives an object"),
+    ("code", "bg", "--code needs the whole answer before the cell ends, and --bg does not wait"),
+    ("code", "compare", "--code takes the code of one answer, and --compare gives several"),
+    ("compare", "bg", "--compare waits for its answers, and --bg does not"),
+    ("compare", "chat", "a conversation goes on with one answer, and --compare gives several"),
+    ("compare", "model", "--compare names the models itself"),
+)
+
+
+def _check_together(chosen: argparse.Namespace) -> None:
+    for one, other, why in _APART:
+        if getattr(chosen, one) and getattr(chosen, other):
+            raise PromptError(
+                f"--{one} and --{other} exclude each other: {why}; nothing was sent.",
+                fix="Leave out one of the two.",
+            )
 
 
 _QUESTION = re.compile(r"^(\s*(?:[^=#'\"]+=\s*)?)%llm[ \t]+(.*\?)\s*$")

@@ -144,6 +144,20 @@ def money(text: str | None) -> Decimal | None:
     return amount
 
 
+def names(text: str) -> list[str]:
+    """Names between commas, each once.
+
+    Raises:
+        PromptError: There is none.
+    """
+    found = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not found:
+        raise PromptError(
+            "--compare names no model; nothing was sent.", fix="Write it as --compare a,b"
+        )
+    return found
+
+
 def _json_value(key: str, value: str) -> Any:
     try:
         return json.loads(value)

@@ -36,7 +36,7 @@ class ScriptedServer:
         answers: Mapping[str, str | Reply] | None = None,
         *,
         default: str | Reply = "This is a scripted answer.",
-        models: Sequence[str] = ("scripted-model",),
+        models: Sequence[str] | Mapping[str, str | Reply] = ("scripted-model",),
         api_key: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -47,7 +47,8 @@ class ScriptedServer:
             answers: The answer for each piece of text that the last user message may contain;
                 the first match counts.
             default: The answer when nothing else fits.
-            models: What `GET /v1/models` lists. Chat requests may name any model.
+            models: What `GET /v1/models` lists; as a mapping, what each of them answers where
+                nothing in `answers` fits. Chat requests may name any model.
             api_key: The only key that is let in; None: no key is needed.
             host: The address to listen on.
             port: The port to listen on; 0: a free one, the same one after a restart.
@@ -55,6 +56,8 @@ class ScriptedServer:
         self._answers = {part: _as_reply(answer) for part, answer in (answers or {}).items()}
         self._default = _as_reply(default)
         self._models = tuple(models)
+        named = models if isinstance(models, Mapping) else {}
+        self._by_model = {model: _as_reply(answer) for model, answer in named.items()}
         self._api_key = api_key
         self._address = (host, port)
         self._queue: deque[Reply] = deque()
@@ -282,7 +285,7 @@ class ScriptedServer:
                 return self._queue[0] if self._queue[0].rejected(body) else self._queue.popleft()
         asked = _last_user_text(body)
         found = (reply for part, reply in self._answers.items() if part in asked)
-        return next(found, self._default)
+        return next(found, self._by_model.get(body.get("model", ""), self._default))
 
     def _model_list(self) -> dict[str, Any]:
         models = [

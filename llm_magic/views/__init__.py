@@ -133,15 +133,14 @@ def show_answers(shell: Any, pending: type[Any], on_screen: Callable[[Any], bool
 
     def write(answer: Any, printer: Any, _: bool) -> None:
         answer = come(answer)
-        value = getattr(answer, "value", answer)
-        if on_screen(answer):
-            printer.text(_ABOVE)
-        elif isinstance(value, str):
-            printer.text(value)
-        elif isinstance(answer, Response):
-            printer.pretty(value)
-        else:
+        if not isinstance(answer, Response):
             printer.text(repr(answer))
+        elif on_screen(answer):
+            printer.text(_ABOVE)
+        elif isinstance(answer.value, str):
+            printer.text(answer.text)
+        else:
+            printer.pretty(answer.value)
 
     for kind in kinds:
         formatters.formatters["text/plain"].for_type(kind, write)
