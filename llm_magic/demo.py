@@ -59,6 +59,50 @@ orders.assign(rate=orders.returned / orders.orders).sort_values("rate")
 """,
     "In which one": '{"result": "blender"}',
     "ten out of ten": '{"product": "blender", "rating": 10, "mood": "delighted", "complaints": []}',
+    "Who should I call": """\
+Call **South** first: 61 of its 405 orders came back, three times as many as elsewhere.
+""",
+    "what do I ask them": """\
+Ask South three things:
+
+1. Which products come back, and since when?
+2. Did the supplier or the packaging change?
+3. What do the customers write on the form?
+""",
+    "in this chart": """\
+Four bars of returned orders. **South** stands out with about 60; the others lie between 10 and 20.
+""",
+    "Write a function": """\
+This one has no loop, and no surprise when nothing was ordered:
+
+```python
+def rate(returned: int, orders: int) -> float:
+    return returned / orders if orders else 0.0
+
+
+rate(61, 405)
+```
+""",
+    "A haiku about returns": """\
+Boxes go out, light.
+Some come home again, heavy
+with what was not said.
+""",
+    "A limerick about returns": """\
+A shop that sold kettles by post
+had returns that it feared the most;
+    when it asked the South, "Why?",
+    there came the reply:
+"The lids leak. We use them for toast."
+""",
+    "KeyError": """\
+The dictionary spells its keys in English, and the cell asks for `"Sued"`.
+
+```python
+returned = {"North": 13, "South": 61, "East": 19, "West": 15}
+returned["South"] / 405
+```
+""",
     "does not fit": '{"product": "blender", "rating": 5, "mood": "delighted", "complaints": []}',
 }
 _UNKNOWN = (
