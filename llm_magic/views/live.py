@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -31,6 +32,7 @@ REDRAWN_PER_SECOND = 200_000
 # A page opens a second shell for a widget's messages, and says when it shows the widget. One that
 # does not, in so many seconds, gets plain updates instead.
 OPENS, SHOWS = 2.5, 5.0
+_warned = threading.Event()
 
 
 class Column:
@@ -183,24 +185,28 @@ class LiveView:
         self._schema = schema
         self._interrupts = interrupts
         self._plain: NotebookView | None = None
+        self._stream: Stream | None = None
         self._handle: Any = None
         self._label = self._words = ""
 
     def start(self, label: str, stop: Callable[[], None]) -> None:
         """Shows the row with the button, before the first word."""
-        self._label = label
-        self._stop = stop
-        self._stream = Stream([label], stop, interrupts=self._interrupts)
-        self._column = Column(self._stream, 0, self._schema)
-        self._handle = show(self._stream.bundle(label), display_id=True)
-        # Imports the renderer while the server thinks.
-        self._column.draw(News(""))
+        self._label, self._stop = label, stop
+        try:
+            self._stream = Stream([label], stop, interrupts=self._interrupts)
+            self._column = Column(self._stream, 0, self._schema)
+            self._handle = show(self._stream.bundle(label), display_id=True)
+            # Imports the renderer while the server thinks.
+            self._column.draw(News(""))
+        # Libraries that do not fit each other raise anything.
+        except Exception as error:  # noqa: BLE001
+            _warn(error)
+            self._go_plain()
 
     def draw(self, news: News) -> float:
         """Sends what is new, or draws without the widget where no page shows it."""
-        if self._plain is None and self._stream.unseen():
-            self._plain = NotebookView(self._schema, handle=self._handle)
-            self._plain.start(self._label, self._stop)
+        if self._plain is None and self._stream and self._stream.unseen():
+            self._go_plain()
             news = News(self._words + news.words, news.thoughts, news.notice)
         if self._plain:
             return self._plain.draw(news)
@@ -214,13 +220,34 @@ class LiveView:
 
     def finish(self, answer: Any, status: str, thoughts: str = "") -> None:
         """Puts the form that is saved in the widget's place."""
-        if not self._handle:
-            if answer != "" or status:
-                show(saved_form(answer, status, thoughts))
-            return
-        nothing = "" if answer != "" or status else f"{self._label} · no answer"
-        self._handle.update(saved_form(answer, status or nothing, thoughts), raw=True)
-        self._stream.close()
+        if self._plain:
+            self._plain.finish(answer, status, thoughts)
+        elif self._handle:
+            nothing = "" if answer != "" or status else f"{self._label} · no answer"
+            self._handle.update(saved_form(answer, status or nothing, thoughts), raw=True)
+        elif answer != "" or status:
+            show(saved_form(answer, status, thoughts))
+        if self._stream:
+            self._stream.close()
+
+    def _go_plain(self) -> None:
+        """Draws by updates of the output from now on."""
+        self._plain = NotebookView(self._schema, handle=self._handle)
+        self._plain.start(self._label, self._stop)
+
+
+def _warn(error: Exception) -> None:
+    """Once a kernel: what is missing on screen, and how to have it."""
+    # Not left to the filters of warnings: IPython's changes of them make it forget what was said.
+    if _warned.is_set():
+        return
+    _warned.set()
+    message = (
+        f"The answers come without a Stop button: anywidget fails with {plain.label(repr(error))}. "
+        "Mend it: %pip install -U anywidget ipywidgets, then restart the kernel; or do without: "
+        "%config LLMMagic.widgets = False"
+    )
+    warnings.warn_explicit(message, UserWarning, "llm_magic", 1)
 
 
 def _units(text: str) -> int:
