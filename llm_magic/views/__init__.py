@@ -6,6 +6,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.types import Comparison, Response
@@ -165,7 +167,21 @@ def watched(shell: Any) -> bool:
     # jupyter_server names the session of a notebook (JupyterLab, Notebook 7); VS Code and Colab
     # start kernels in their own ways.
     return (
-        "JPY_SESSION_NAME" in os.environ
+        ("JPY_SESSION_NAME" in os.environ and not _session_is_inherited())
         or "__vsc_ipynb_file__" in shell.user_ns
         or "google.colab" in sys.modules
     )
+
+
+@lru_cache(maxsize=1)
+def _session_is_inherited() -> bool:
+    """Whether a notebook runs this one, as with papermill in a cell: the name is then not ours.
+
+    Told by what started the kernel, which has the name itself; known on Linux only.
+    """
+    try:
+        launcher = Path("/proc", os.environ["JPY_PARENT_PID"], "environ").read_bytes()
+    except (KeyError, OSError):
+        return False
+    name = f"JPY_SESSION_NAME={os.environ['JPY_SESSION_NAME']}"
+    return os.fsencode(name) in launcher.split(b"\0")
