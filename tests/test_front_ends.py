@@ -22,7 +22,7 @@ from tests.conftest import KEY, Kernel, Shown
 pytestmark = pytest.mark.kernel
 
 REPORT = Reply(
-    "## Report\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx = 1\n```\n\n$$E = mc^2$$ is it.\n",
+    "## Report\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx = 1\n```\n\n$$E = mc^2$$ yes.\n",
     tokens_per_second=100,
 )
 LONG = Reply("**Bold** and `code`. " * 100, tokens_per_second=300)
