@@ -341,10 +341,12 @@ def _kept(line: str) -> str:
 def load(shell: Any) -> None:
     """Registers magics and settings; loading again leaves nothing there twice."""
     session = current(shell)
+    # Magics put themselves among them.
+    ours = (LLMMagics, AdminMagics, type(session.settings))
+    others = [each for each in shell.configurables if not isinstance(each, ours)]
+    shell.configurables[:] = [*others, session.settings]
     shell.register_magics(LLMMagics(shell), AdminMagics(shell))
     register(shell)
     transforms = shell.input_transformers_cleanup
     if keep_questions not in transforms:
         transforms.append(keep_questions)
-    others = [each for each in shell.configurables if type(each) is not type(session.settings)]
-    shell.configurables[:] = [*others, session.settings]

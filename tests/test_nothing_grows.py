@@ -1,0 +1,193 @@
+"""A kernel that somebody works in all day: after hundreds of cells it holds what it held at first.
+
+In a kernel of its own, with the widget of the answers; a cell is added by a line in CELLS.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_magic.testing import FAULTS, Reply, ScriptedServer
+from tests.conftest import KEY, Kernel
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(
+        not Path("/proc/self/fd").exists(), reason="counts what Linux lists in /proc"
+    ),
+]
+
+ROUNDS = 10
+PROSE = Reply("Some **words**. " * 20)
+CODE = Reply("```python\nx = 1\n```\n")
+CITIES = Reply('{"result": [{"name": "Osorno", "people": 5}, {"name": "Arica", "people": 7}]}')
+WRONG = Reply('{"result": [{"name": "Osorno", "people": "many"}]}')
+SLOW = Reply("One two three four. " * 200, tokens_per_second=400)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell to run, again and again.
+
+    Attributes:
+        source: The cell.
+        replies: What the server answers, in order; none where it is not asked.
+        error: The class of the error that it ends with.
+        stop: Whether it is interrupted while it streams.
+    """
+
+    source: str
+    replies: tuple[Reply, ...] = ()
+    error: str = ""
+    stop: bool = False
+
+
+CELLS = (
+    Cell("%reload_ext llm_magic"),
+    Cell("%%llm --fresh\nHello", (PROSE,)),
+    Cell("%%llm --fresh\nStop here", (SLOW,), "Interrupted", stop=True),
+    Cell("%%llm --wrong\nHello", (), "PromptError"),
+    Cell("%%llm answer << --no-cache\nHello", (PROSE,)),
+    Cell("%%llm --fresh --schema list[City]\nWhich cities?", (CITIES,)),
+    Cell("%%llm --fresh --schema list[City]\nWhich others?", (WRONG, CITIES)),
+    Cell("%%llm --fresh --schema list[City] --repairs 0\nWhich?", (WRONG,), "InvalidAnswer"),
+    Cell("%%llm --fresh --schema list[City]\nStop", (SLOW,), "Interrupted", stop=True),
+    Cell("%%llm --fresh --quiet\nHello", (PROSE,)),
+    Cell("%%llm --fresh --quiet\nStop", (SLOW,), "Interrupted", stop=True),
+    Cell("%%llm --fresh --no-stream\nHello", (PROSE,)),
+    Cell("%%llm --fresh --no-stream\nStop", (SLOW,), "Interrupted", stop=True),
+    Cell("%%llm --fresh -c talk\nHello", (PROSE,)),
+    Cell("%%llm --no-cache -c talk\nAnd then?", (PROSE,)),
+    Cell("%llm_chat reset talk"),
+    Cell("%%llm\nHello"),  # Kept by the first cell.
+    Cell("x = %llm Hello"),
+    Cell("%llm --fresh How are you?", (PROSE,)),
+    Cell("%%llm --fresh --code\nWrite code.", (CODE,)),
+    Cell("%%llm --dry-run\nHello"),
+    Cell("%%llm --fresh\nWhat is in {{ picture }}?", (PROSE,)),
+    Cell("%%llm\n{{ nobody }}", (), "PromptError"),
+    Cell("%%llm --no-cache\nHello", (FAULTS["bad_key"],), "AuthenticationFailed"),
+    Cell("%%llm --no-cache\nHello", (FAULTS["cut"],), "StreamBroken"),
+    Cell("%%llm --no-cache\nHello", (FAULTS["reset"],), "StreamBroken"),
+    Cell("%%llm --no-cache\nHello", (Reply("Cut", finish="length"),), "Truncated"),
+    Cell("%%llm --no-cache\nHello", (Reply("Well", reasoning="Hm. " * 50),)),
+    Cell("%%capture\n%%llm --fresh\nHello", (PROSE,)),
+    Cell("import llm_magic; answer = llm_magic.ask('Hello', fresh=True)", (PROSE,)),
+    Cell("answer = await llm_magic.aask('Hello', fresh=True)", (PROSE,)),
+    Cell("1 / 0", (), "ZeroDivisionError"),
+    Cell("%llm_fix --fresh", (CODE,)),
+    Cell("%llm_usage"),
+    Cell("%llm_quota"),
+    Cell("%llm_cache"),
+)
+SETUP = """
+%load_ext llm_magic
+from typing import TypedDict
+from PIL import Image
+City = TypedDict("City", {"name": str, "people": int})
+picture = Image.new("RGB", (2, 2))
+"""
+COUNT = """
+import asyncio, gc, os, threading
+import comm
+from ipywidgets.widgets import widget as _widgets
+from llm_magic import session as _sessions
+
+async def _tasks():
+    return sorted(str(task.get_coro()) for task in asyncio.all_tasks())
+
+def held():
+    gc.collect()
+    shell, running = get_ipython(), _sessions.current()
+    descriptors = {}
+    for each in os.listdir("/proc/self/fd"):
+        try:
+            kind = os.readlink(f"/proc/self/fd/{each}").partition(":")[0]
+        except OSError:
+            continue
+        descriptors[kind] = descriptors.get(kind, 0) + 1
+    return {
+        "widgets": len(_widgets._instances),
+        "comms": len(comm.get_comm_manager().comms),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "descriptors": descriptors,
+        "tasks": len(asyncio.run_coroutine_threadsafe(_tasks(), running._loop).result(5)),
+        "callbacks": {name: len(each) for name, each in shell.events.callbacks.items()},
+        "transformers": len(
+            shell.input_transformers_cleanup
+            + shell.input_transformers_post
+            + shell.ast_transformers
+            + shell.input_transformer_manager.line_transforms
+            + shell.input_transformer_manager.token_transformers
+        ),
+        "settings": len(shell.configurables),
+        "formatters": sum(
+            len(each.type_printers) for each in shell.display_formatter.formatters.values()
+        ),
+        "connections": len(running._wires),
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer(default="Not scripted.") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kernel(server: ScriptedServer) -> Iterator[Kernel]:
+    environment = {
+        "OPENAI_BASE_URL": server.url,
+        "OPENAI_API_KEY": KEY,
+        "LLM_MAGIC_WIDGETS": "True",
+        "LLM_MAGIC_RETRIES": "0",
+        "LLM_MAGIC_CACHE_SIZE": "1 GB",
+    }
+    running = Kernel(watched=True, environment=environment)
+    for cell in (SETUP, COUNT):
+        assert not running.run(cell).of("error")
+    yield running
+    running.stop()
+
+
+def go_through(kernel: Kernel, server: ScriptedServer) -> None:
+    """Runs every cell once, and sees that each did what it is there for."""
+    for cell in CELLS:
+        server.reset()
+        server.enqueue(*cell.replies)
+        request = kernel.start(cell.source)
+        if cell.stop:
+            server.wait_for_requests(1)
+            while server.requests[0].sent_chunks < 5:
+                time.sleep(0.002)
+            kernel.manager.interrupt_kernel()
+        shown = kernel.finish(request)
+        errors = [each["ename"] for each in shown.of("error")]
+        assert errors == ([cell.error] if cell.error else []), (cell.source, shown.of("error"))
+        assert len(server.requests) == len(cell.replies), cell.source
+
+
+def settled(kernel: Kernel, expected: Any) -> Any:
+    """What the kernel holds, once it is the expected; sockets close a moment later."""
+    end = time.monotonic() + 5
+    while (now := kernel.value("held()")) != expected and time.monotonic() < end:
+        pass
+    return now
+
+
+def test_nothing_grows(kernel: Kernel, server: ScriptedServer) -> None:
+    go_through(kernel, server)
+    go_through(kernel, server)
+    before = kernel.value("held()")
+
+    for _ in range(ROUNDS):
+        go_through(kernel, server)
+
+    assert settled(kernel, before) == before
+    assert before["widgets"] == before["comms"] == 0
+    assert [each for each in CELLS if each.stop]
