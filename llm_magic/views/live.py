@@ -166,10 +166,9 @@ class Stream:
         layout.close()
 
     def _hear(self, _: Any, message: Any, __: Any) -> None:
-        if message.get("seen"):
-            self.seen.set()
-        elif message.get("stop"):
-            self.send({"heard": True})
+        self.seen.set()
+        self.send({"heard": True})
+        if message.get("stop"):
             self._stop()
 
 

@@ -25,7 +25,8 @@ function put(view, column) {
     view.answer.replaceChildren();
     // In the saved form the status stands there, and its margin is one with the answer's.
     text("p", "", view.answer);
-    view.nodes = 1;
+    view.answer.append(view.reasoning);
+    view.nodes = 2;
     view.final = 0;
     view.version = column.version;
   }
@@ -71,7 +72,9 @@ export default () => {
     stopping = true;
     draw();
     model.send({ stop: true });
-    // A kernel whose cell runs hears it only where it has a second shell for such messages.
+    // A kernel whose cell runs hears it only where it has a second shell for such messages. One
+    // that has ever heard this page is not interrupted: over a slow line the answer may have
+    // ended already, and it would be the next cell that is hit.
     await new Promise((done) => setTimeout(done, 300));
     if (!heard && views.size && canInterrupt(model)) model.widget_manager.kernel.interrupt();
   }
@@ -82,8 +85,17 @@ export default () => {
     model.on("msg:custom", take);
   }
 
+  // What is sent before the page has opened the kernel's second shell, about 0.1 s after the
+  // widget, is heard only when the cell has ended.
+  async function tell(model) {
+    for (const pause of [200, 300, 500, 1000, 1500, 0]) {
+      if (heard || !views.size) return;
+      model.send({ seen: true });
+      await new Promise((done) => setTimeout(done, pause));
+    }
+  }
+
   function render({ model, el }) {
-    model.send({ seen: true });
     el.classList.add("llm-magic");
     const row = text("div", "", el);
     // As high as the status line that takes its place.
@@ -107,7 +119,7 @@ export default () => {
       box.className = "jp-RenderedHTMLCommon jp-RenderedHTML";
       box.style.cssText = "flex: 1 1 16em; min-width: 0";
       const head = labels.length > 1 ? text("p", "", box) : null;
-      const reasoning = text("details", "", box);
+      const reasoning = document.createElement("details");
       text("small", "Reasoning", text("summary", "", reasoning));
       const thoughts = text("pre", "", reasoning);
       thoughts.style.whiteSpace = "pre-wrap";
@@ -140,6 +152,7 @@ export default () => {
     };
     views.add(view);
     view.draw();
+    tell(model);
     const timer = setInterval(tick, 100);
     return () => { clearInterval(timer); views.delete(view); };
   }

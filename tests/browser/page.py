@@ -19,6 +19,8 @@ ADDRESS = {"lab": "/lab/tree/{}?reset", "notebook": "/notebooks/{}"}
 SECONDS = 30
 """For a page or a kernel to get ready, at most."""
 BUSY = re.compile(r"\[\*\]")
+LEAST_CONTRAST = 4
+"""JupyterLab's own colour of comments has 4.15 in its dark theme; WCAG asks for 4.5."""
 
 # The page's own sign says idle before there is a kernel, too.
 KERNEL_IS_READY = """() => {
@@ -69,6 +71,44 @@ WATCH = """(cell) => {
     look();
 }"""
 
+# Every piece of text in an element: its colour as it is seen, and its contrast (WCAG) with what
+# is behind it.
+INKS = """(root) => {
+    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    const paint = layers => {
+        for (const [colour, opacity] of layers) {
+            canvas.globalAlpha = opacity;
+            canvas.fillStyle = colour;
+            canvas.fillRect(0, 0, 1, 1);
+        }
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const light = colour => colour.map(each => each / 255)
+        .map(each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, each, i) => sum + each * [0.2126, 0.7152, 0.0722][i], 0);
+    const look = element => {
+        const backgrounds = [];
+        let opacity = 1;
+        for (let each = element; each; each = each.parentElement) {
+            const style = getComputedStyle(each);
+            opacity *= style.opacity;
+            backgrounds.unshift([style.backgroundColor, 1]);
+        }
+        const paper = paint(backgrounds);
+        const ink = paint([[getComputedStyle(element).color, opacity]]);
+        const [dark, bright] = [light(paper), light(ink)].sort((a, b) => a - b);
+        return {ink: ink.join(), contrast: (bright + 0.05) / (dark + 0.05)};
+    };
+    const words = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    const found = [];
+    while (words.nextNode()) {
+        const [text, element] = [words.currentNode.data, words.currentNode.parentElement];
+        if (!text.trim() || element.closest('mjx-container')) continue;
+        found.push({text, code: Boolean(element.closest('pre')), ...look(element)});
+    }
+    return found;
+}"""
+
 
 class Desk:
     """A user of one front end.
@@ -91,7 +131,7 @@ class Desk:
         """A new notebook of these cells, on screen, with a kernel that is ready."""
         path = self._site.write(f"{self.front_end}-{time.monotonic_ns()}", cells)
         with self._page(path) as notebook:
-            notebook.page.wait_for_function(KERNEL_IS_READY, timeout=SECONDS * 1000)
+            notebook.wait_for_kernel()
             expect(notebook.cells).to_have_count(len(cells))
             yield notebook
 
@@ -149,6 +189,14 @@ class Notebook:
         """What stands beside a cell: ``[ ]:``, ``[*]:`` or ``[3]:``."""
         return self.cells.nth(cell).locator(".jp-InputArea-prompt")
 
+    def stop_button(self, cell: int) -> Locator:
+        """What ends the answer of a cell."""
+        return self.outputs(cell).get_by_role("button", name="Stop")
+
+    def wait_for_kernel(self) -> None:
+        """Waits until the page has a kernel that does nothing."""
+        self.page.wait_for_function(KERNEL_IS_READY, timeout=SECONDS * 1000)
+
     def start(self, cell: int) -> None:
         """Begins a cell, which stays the active one."""
         self.cells.nth(cell).locator(".cm-content").click()
@@ -162,9 +210,13 @@ class Notebook:
 
     def run_all(self) -> None:
         """Runs all cells by the menu."""
+        self.start_all()
+        self.wait()
+
+    def start_all(self) -> None:
+        """Begins all cells by the menu."""
         with self._begins():
             self.menu("Run", "Run All Cells")
-        self.wait()
 
     def restart_and_run_all(self) -> None:
         """Runs all cells by the menu in a new kernel."""
@@ -202,6 +254,11 @@ class Notebook:
     def output_html(self, cell: int) -> str:
         """The elements that a cell shows."""
         return "".join(each.inner_html() for each in self.outputs(cell).all())
+
+    def inks(self, cell: int) -> list[dict[str, Any]]:
+        """Each piece of text in a cell's last output: its colour, and its contrast."""
+        found: list[dict[str, Any]] = self.outputs(cell).last.evaluate(INKS)
+        return found
 
     def scroll_to(self, cell: int) -> None:
         """Scrolls until a cell begins at the top of the window."""

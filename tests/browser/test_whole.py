@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from llm_magic.testing import ScriptedServer
-from tests.browser.page import Desk, Notebook
+from tests.browser.page import LEAST_CONTRAST, Desk, Notebook
 
 pytestmark = pytest.mark.browser
 
@@ -33,45 +33,6 @@ def basel(terms: int) -> float:  # slow
 2. See [the article](https://en.wikipedia.org/wiki/Basel_problem).
 """
 FORMULAS = 3
-LEAST_CONTRAST = 4
-"""JupyterLab's own colour of comments has 4.15 in its dark theme; WCAG asks for 4.5."""
-# Every piece of text in an element: its colour as it is seen, and its contrast (WCAG) with what
-# is behind it.
-INKS = """(root) => {
-    const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-    const paint = layers => {
-        for (const [colour, opacity] of layers) {
-            canvas.globalAlpha = opacity;
-            canvas.fillStyle = colour;
-            canvas.fillRect(0, 0, 1, 1);
-        }
-        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-    };
-    const light = colour => colour.map(each => each / 255)
-        .map(each => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, each, i) => sum + each * [0.2126, 0.7152, 0.0722][i], 0);
-    const look = element => {
-        const backgrounds = [];
-        let opacity = 1;
-        for (let each = element; each; each = each.parentElement) {
-            const style = getComputedStyle(each);
-            opacity *= style.opacity;
-            backgrounds.unshift([style.backgroundColor, 1]);
-        }
-        const paper = paint(backgrounds);
-        const ink = paint([[getComputedStyle(element).color, opacity]]);
-        const [dark, bright] = [light(paper), light(ink)].sort((a, b) => a - b);
-        return {ink: ink.join(), contrast: (bright + 0.05) / (dark + 0.05)};
-    };
-    const words = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-    const found = [];
-    while (words.nextNode()) {
-        const [text, element] = [words.currentNode.data, words.currentNode.parentElement];
-        if (!text.trim() || element.closest('mjx-container')) continue;
-        found.push({text, code: Boolean(element.closest('pre')), ...look(element)});
-    }
-    return found;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +67,7 @@ def test_formulas_have_their_fonts(notebook: Notebook) -> None:
 def test_readable_in(notebook: Notebook, theme: str) -> None:
     notebook.theme(f"JupyterLab {theme}")
 
-    found = notebook.outputs(1).last.evaluate(INKS)
+    found = notebook.inks(1)
     notebook.screenshot(f"rendered-{theme.lower()}")
 
     assert len(found) > 30
