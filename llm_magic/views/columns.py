@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llm_magic import plain
 from llm_magic.types import Comparison, Response
 from llm_magic.views.base import News
-from llm_magic.views.notebook import BYTES_PER_SECOND, growing, saved_form, show
+from llm_magic.views.notebook import BYTES_PER_SECOND, growing, saved_form, show, writable
 from llm_magic.views.render import escaped, status_html
 from llm_magic.views.terminal import TerminalView
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
+    from llm_magic.views.live import Stream
 
 _REDRAWS_PER_SECOND = 5
 
@@ -118,6 +120,58 @@ class TerminalColumns(Columns):
             view.finish(part.answer, part.status)
 
 
+class PlainColumns(Columns):
+    """In one output that is updated in place, all columns at once.
+
+    Args:
+        labels: Name the models.
+        schema: What the answers must be; None for prose.
+        handle: Of the output, where there is one already.
+    """
+
+    def __init__(self, labels: Sequence[str], schema: Schema | None, handle: Any = None) -> None:
+        super().__init__(labels)
+        self._schema = schema
+        self._handle = handle
+        self._drawings = [growing(schema) for _ in labels]
+        self._cells = [("", "")] * len(labels)
+        self._label = f"{', '.join(labels)} … (interrupt the kernel to stop)"
+        self._due = 0.0
+
+    def start(self, stop: Callable[[], None]) -> None:
+        """Shows at once that something is on its way, and how to stop it."""
+        self._show({"text/html": status_html(self._label), "text/plain": plain.label(self._label)})
+
+    def draw(self, place: int, news: News) -> float:
+        """Redraws all columns where it is time to."""
+        with self._lock:
+            self._drawings[place].add(news.words)
+            closed, last = self._drawings[place].html()
+            self._cells[place] = (self._cells[place][0] + closed, last)
+            if (now := time.monotonic()) >= self._due:
+                table = _table(self.labels, ["".join(cell) for cell in self._cells])
+                self._show({"text/html": status_html(self._label) + table})
+                pause = max(1 / _REDRAWS_PER_SECOND, len(table) / BYTES_PER_SECOND)
+                self._due = now + pause
+        return 1 / _REDRAWS_PER_SECOND
+
+    def again(self, place: int) -> None:
+        """Begins a column anew."""
+        with self._lock:
+            self._drawings[place] = growing(self._schema)
+            self._cells[place] = ("", "")
+
+    def finish(self) -> None:
+        """Puts the form that is saved in its place."""
+        self._show(side_by_side(self.parts))
+
+    def _show(self, content: dict[str, Any]) -> None:
+        if self._handle:
+            self._handle.update(writable(content), raw=True)
+        else:
+            self._handle = show(content, display_id=True)
+
+
 class LiveColumns(Columns):
     """In a widget with a Stop button, each growing as its answer comes.
 
@@ -129,78 +183,65 @@ class LiveColumns(Columns):
     def __init__(self, labels: Sequence[str], schema: Schema | None) -> None:
         super().__init__(labels)
         self._schema = schema
+        self._words = [""] * len(labels)
+        self._plain: PlainColumns | None = None
+        self._stream: Stream | None = None
+        self._handle: Any = None
 
     def start(self, stop: Callable[[], None]) -> None:
         """Shows the widget."""
-        from llm_magic.views.live import Column, Stream
+        from llm_magic.views.live import Column, Stream, warn
 
-        self._stream = Stream(self.labels, stop, interrupts=True)
-        self._columns = [
-            Column(self._stream, place, self._schema) for place in range(len(self.labels))
-        ]
-        self._handle = show(self._stream.bundle(", ".join(self.labels)), display_id=True)
+        try:
+            self._stream = Stream(self.labels, stop, interrupts=True)
+            places = range(len(self.labels))
+            self._columns = [Column(self._stream, place, self._schema) for place in places]
+            self._handle = show(self._stream.bundle(", ".join(self.labels)), display_id=True)
+        # Libraries that do not fit each other raise anything.
+        except Exception as error:  # noqa: BLE001
+            warn(error)
+            self._go_plain()
 
     def draw(self, place: int, news: News) -> float:
-        """Sends what is new."""
-        return self._columns[place].draw(news)
+        """Sends what is new, or draws without the widget where no page shows it."""
+        with self._lock:
+            if self._plain is None and self._stream and self._stream.unseen():
+                self._go_plain()
+            if self._plain is None:
+                self._words[place] += news.words
+                return self._columns[place].draw(news)
+        return self._plain.draw(place, news)
 
     def again(self, place: int) -> None:
         """Begins a column anew."""
-        self._columns[place].again()
+        with self._lock:
+            self._words[place] = ""
+            if self._plain:
+                self._plain.again(place)
+            else:
+                self._columns[place].again()
 
     def done(self, place: int, part: Part) -> None:
-        """Puts the status into the column's head."""
-        super().done(place, part)
-        self._columns[place].end(part.answer, f"{part.label} · {part.status}")
+        """Puts the whole answer and its status into the column."""
+        with self._lock:
+            super().done(place, part)
+            if self._plain is None:
+                self._columns[place].end(part.answer, part.status or part.label)
 
     def finish(self) -> None:
         """Puts the form that is saved in the widget's place."""
-        self._handle.update(side_by_side(self.parts), raw=True)
-        self._stream.close()
+        self._plain = self._plain or PlainColumns(self.labels, self._schema, self._handle)
+        self._plain.parts = self.parts
+        self._plain.finish()
+        if self._stream:
+            self._stream.close()
 
-
-class PlainColumns(Columns):
-    """In one output that is updated in place, all columns at once.
-
-    Args:
-        labels: Name the models.
-        schema: What the answers must be; None for prose.
-    """
-
-    def __init__(self, labels: Sequence[str], schema: Schema | None) -> None:
-        super().__init__(labels)
-        self._drawings = [growing(schema) for _ in labels]
-        self._schema = schema
-        self._cells = [("", "")] * len(labels)
-        self._due = 0.0
-
-    def start(self, stop: Callable[[], None]) -> None:
-        """Shows at once that something is on its way, and how to stop it."""
-        self._label = f"{', '.join(self.labels)} … (interrupt the kernel to stop)"
-        content = {"text/html": status_html(self._label), "text/plain": self._label}
-        self._handle = show(content, display_id=True)
-
-    def draw(self, place: int, news: News) -> float:
-        """Redraws all columns where it is time to."""
-        with self._lock:
-            self._drawings[place].add(news.words)
-            closed, last = self._drawings[place].html()
-            self._cells[place] = (self._cells[place][0] + closed, last)
-            if (now := time.monotonic()) >= self._due:
-                table = _table(self.labels, ["".join(cell) for cell in self._cells])
-                self._handle.update({"text/html": status_html(self._label) + table}, raw=True)
-                pause = max(1 / _REDRAWS_PER_SECOND, len(table) / BYTES_PER_SECOND)
-                self._due = now + pause
-        return 1 / _REDRAWS_PER_SECOND
-
-    def again(self, place: int) -> None:
-        """Begins a column anew."""
-        self._drawings[place] = growing(self._schema)
-        self._cells[place] = ("", "")
-
-    def finish(self) -> None:
-        """Puts the form that is saved in its place."""
-        self._handle.update(side_by_side(self.parts), raw=True)
+    def _go_plain(self) -> None:
+        """Draws by updates of the output from now on."""
+        self._plain = PlainColumns(self.labels, self._schema, self._handle)
+        self._plain.start(lambda: None)
+        for place, words in enumerate(self._words):
+            self._plain.draw(place, News(words))
 
 
 def display_answer(answer: Any) -> None:

@@ -199,7 +199,7 @@ class LiveView:
             self._column.draw(News(""))
         # Libraries that do not fit each other raise anything.
         except Exception as error:  # noqa: BLE001
-            _warn(error)
+            warn(error)
             self._go_plain()
 
     def draw(self, news: News) -> float:
@@ -235,7 +235,7 @@ class LiveView:
         self._plain.start(self._label, self._stop)
 
 
-def _warn(error: Exception) -> None:
+def warn(error: Exception) -> None:
     """Once a kernel: what is missing on screen, and how to have it."""
     # Not left to the filters of warnings: IPython's changes of them make it forget what was said.
     if _warned.is_set():
