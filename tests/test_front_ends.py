@@ -26,7 +26,10 @@ REPORT = Reply(
     tokens_per_second=100,
 )
 LONG = Reply("**Bold** and `code`. " * 100, tokens_per_second=300)
-CITIES = Reply('{"result": [{"name": "Osorno", "people": 5}, {"name": "Arica", "people": 7}]}')
+CITIES = Reply(
+    '{"result": [{"name": "Osorno", "people": 5}, {"name": "Arica", "people": 7}]}',
+    tokens_per_second=30,
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # As where a package is not installed: no finder knows it.
 HIDE = """
