@@ -20,6 +20,7 @@ from llm_magic.errors import (
 )
 from llm_magic.explain import explain, scrub
 from llm_magic.ladder import Rung, formatted, is_openai, step_down
+from llm_magic.pace import paced
 from llm_magic.types import Request
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class OpenAIWire:
         yield Sent(body)
         fault: LLMError | None = None
         try:
-            async with aclosing(self._events(answer.response.aiter_bytes())) as events:
+            async with aclosing(self._events(paced(answer.response.aiter_bytes()))) as events:
                 async for event in events:
                     yield event
         except BadStream as error:
