@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 # Of the time so far; seconds that nobody sees, as redraws are further apart; and seconds that pay.
 _SHARE, _LONGEST, _SHORTEST = 1 / 20, 1 / 20, 0.005
-# Seconds for a piece that has come already, and how many of these make a stream a fast one.
-_AT_HAND = 0.0003
-_MANY = 250
+# Seconds for a piece that has come already; and pieces a second that a pause would hold up, since
+# they do not fit into a socket's buffer.
+_AT_HAND, _FAST = 0.0003, 3000
 # What follows the last words is there in a moment, and the cell waits for it.
 _LAST = re.compile(rb'\[DONE\]|"finish_reason":\s*"')
 
@@ -27,16 +27,15 @@ async def paced(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         pieces: Of a body, which come as they are read.
     """
     clock = asyncio.get_running_loop().time
-    first, since = 0.0, 0
+    first, count = 0.0, 0
     asked = clock()
     async for piece in pieces:
         now = clock()
         first = first or now
         yield piece
-        since += 1
-        pause = min(_LONGEST, _SHARE * (now - first))
+        count += 1
+        elapsed = now - first
+        pause = min(_LONGEST, _SHARE * elapsed) if count < _FAST * elapsed else 0.0
         if now - asked > _AT_HAND and pause > _SHORTEST and not _LAST.search(piece):
-            if since < _MANY:
-                await asyncio.sleep(pause)
-            since = 0
+            await asyncio.sleep(pause)
         asked = clock()

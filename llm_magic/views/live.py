@@ -4,8 +4,9 @@ What is sent is the difference to what was sent before, so that it grows with th
 with its square. The widget is gone when the answer is whole: what stays is ordinary output.
 
 A custom message that arrives before the page has loaded the widget is lost, and a server drops
-messages that come too fast. So all of it is sent again after 1, 2, 4, 8 ... messages: together
-at most twice the answer.
+messages that come too fast. So all of it is sent again when a page says that it shows the widget,
+and when it has missed a message. Until a page says so, which some cannot while the cell runs, it is
+sent again after 1, 2, 4, 8 ... messages: together at most twice the answer.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from llm_magic.views.notebook import NotebookView, growing, saved_form, show, wr
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
 
-# Bytes a second sent to the front end for one answer, and of the block that it draws anew.
+# Characters a second sent for one answer, and of the block that the page draws anew. New ones are
+# sent once and so put no redraw off for longer than this; those sent again have no such limit.
 BYTES_PER_SECOND = 10_000
+LONGEST_FOR_NEW = 0.25
 REDRAWN_PER_SECOND = 200_000
 # A page opens a second shell for a widget's messages, and says when it shows the widget. One that
 # does not, in so many seconds, gets plain updates instead.
@@ -49,7 +52,8 @@ class Column:
         self._place = place
         self._schema = schema
         self._messages = 0
-        self._sent = 0
+        self._asked = 0
+        self._cost = 0.0
         self.status = ""
         self.again()
 
@@ -72,32 +76,40 @@ class Column:
         # What was the last block is now final, or still the last: either way, its head stays.
         now = closed + last
         same = _common(self._last, now)
-        message: dict[str, Any] = {
-            "keep": self._length + _units(now[:same]),
-            "add": now[same:],
-            "known": self._known,
-            "thoughts": news.thoughts,
-        }
+        message: dict[str, Any] = {"keep": self._length + _units(now[:same]), "add": now[same:]}
+        if news.thoughts:
+            message |= {"known": self._known, "thoughts": news.thoughts}
+        again = len(self._last) - same
         self._thoughts += news.thoughts
         self._known += _units(news.thoughts)
         self._final.append(closed)
         self._length += _units(closed)
         self._last = last
         self._messages += 1
-        if self._whole or self._messages & (self._messages - 1) == 0:
+        if self._all_of_it():
             message = {"keep": 0, "add": self.html(), "known": 0, "thoughts": self._thoughts}
-            self._whole = False
         self._send(message, news.notice)
-        cost = time.monotonic() - began
+        # One dear redraw, such as the first code's, which imports its lexer, puts nothing off.
+        before, self._cost = self._cost, time.monotonic() - began
+        cost = min(before, self._cost)
         rate = VALUES_PER_SECOND if self._schema else REDRAWS_PER_SECOND
-        sent = len(message["add"]) + len(message["thoughts"])
-        return max(1 / rate, sent / BYTES_PER_SECOND, len(last) / REDRAWN_PER_SECOND, 25 * cost)
+        new = min(LONGEST_FOR_NEW, (len(now) - same) / BYTES_PER_SECOND)
+        drawn = max(again / BYTES_PER_SECOND, len(last) / REDRAWN_PER_SECOND)
+        return max(1 / rate, new, drawn, 25 * cost)
+
+    def _all_of_it(self) -> bool:
+        """Whether the page needs all of it, and not only what is new."""
+        asked, stream = self._asked, self._stream
+        self._asked = stream.asked
+        unheard = not stream.seen.is_set() and self._messages & (self._messages - 1) == 0
+        whole, self._whole = self._whole or unheard or asked != self._asked, False
+        return whole
 
     def end(self, answer: Any, status: str) -> None:
         """The answer is whole, while others in the widget still come."""
         html = saved_form(answer, "")["text/html"]
         self.status, self._length = status, _units(html)
-        self._send({"keep": 0, "add": html, "known": self._known, "thoughts": ""}, "")
+        self._send({"keep": 0, "add": html, "known": 0, "thoughts": self._thoughts}, "")
 
     def html(self) -> str:
         """All of it so far."""
@@ -106,15 +118,11 @@ class Column:
         return "".join(self._final) + self._last
 
     def _send(self, message: dict[str, Any], notice: str) -> None:
-        rest = {
-            "column": self._place,
-            "final": self._length,
-            "status": self.status,
-            # As a missing usage is estimated.
-            "tokens": self._characters // 4,
-            "notice": notice,
-        }
-        self._stream.send(message | rest)
+        # As a missing usage is estimated.
+        message |= {"final": self._length, "tokens": self._characters // 4, "turn": self._messages}
+        # Ten times a second and more: what says nothing is left out.
+        rest = {"column": self._place, "status": self.status, "notice": notice}
+        self._stream.send(message | {name: each for name, each in rest.items() if each})
 
 
 class Stream:
@@ -124,12 +132,17 @@ class Stream:
         labels: Of the columns.
         stop: Ends the calls; run on the thread that hears the button.
         interrupts: Whether the cell blocks until the end, so that interrupting the kernel stops it.
+
+    Attributes:
+        seen: Set once a page has said that it shows the widget.
+        asked: How many times a page has asked for all of it.
     """
 
     def __init__(
         self, labels: Sequence[str], stop: Callable[[], None], *, interrupts: bool
     ) -> None:
         self.seen = threading.Event()
+        self.asked = 0
         self._stop = stop
         self._began = time.monotonic()
         self._widget = _widget_class()(
@@ -170,6 +183,9 @@ class Stream:
         self.send({"heard": True})
         if message.get("stop"):
             self._stop()
+        else:
+            # It shows the widget, or has missed a message.
+            self.asked += 1
 
 
 class LiveView:

@@ -1,6 +1,7 @@
 // Draws answers while they come: a row with a Stop button, and below it a column for each answer.
 // The HTML is made, and made safe, in the kernel; here it is only put in place. A message says how
-// much of the HTML so far to keep and what to add; what lies before "final" never changes again.
+// much of the HTML so far to keep and what to add; what lies before "final" never changes again. One
+// that keeps nothing is all of it, and asked for where a message is missing.
 
 const canInterrupt = (model) => model.get("interrupts") && model.widget_manager?.kernel?.interrupt;
 
@@ -45,25 +46,32 @@ function put(view, column) {
 
 export default () => {
   const began = Date.now();
-  let columns, notice = "", tokens = 0, stopping = false, heard = false;
+  let columns, notice = "", asked = 0, tokens = 0, stopping = false, heard = false;
   const views = new Set();
   const draw = () => views.forEach((view) => view.draw());
 
-  function take(message) {
+  function take(message, model) {
     if (message.heard) { heard = true; return; }
-    const column = columns[message.column];
-    if (message.keep > column.html.length || message.known > column.thoughts.length) return;
+    const column = columns[message.column ?? 0];
+    const known = message.known ?? column.thoughts.length;
+    const whole = message.keep === 0 && message.known === 0;
+    if (!whole && message.turn !== column.turn + 1) {
+      // Once a second: a kernel that hears nothing while its cell runs would find all of them later.
+      if (Date.now() - asked > 1000) { asked = Date.now(); model.send({ missed: true }); }
+      return;
+    }
+    column.turn = message.turn;
     const html = column.html.slice(0, message.keep) + message.add;
     if (message.keep < column.final && !html.startsWith(column.html.slice(0, column.final))) {
       column.version += 1;
     }
     column.html = html;
-    column.thoughts = column.thoughts.slice(0, message.known) + message.thoughts;
+    column.thoughts = column.thoughts.slice(0, known) + (message.thoughts ?? "");
     column.final = message.final;
-    column.status = message.status;
+    column.status = message.status ?? "";
     column.tokens = message.tokens;
     tokens = columns.reduce((sum, each) => sum + each.tokens, 0);
-    notice = message.notice;
+    notice = message.notice ?? "";
     draw();
   }
 
@@ -81,8 +89,8 @@ export default () => {
 
   function initialize({ model }) {
     columns = model.get("labels").map(() => (
-      { html: "", thoughts: "", final: 0, version: 0, tokens: 0, status: "" }));
-    model.on("msg:custom", take);
+      { html: "", thoughts: "", final: 0, version: 0, tokens: 0, status: "", turn: 0 }));
+    model.on("msg:custom", (message) => take(message, model));
   }
 
   // What is sent before the page has opened the kernel's second shell, about 0.1 s after the
