@@ -25,10 +25,11 @@ check: .venv/.dev  ## format, lint, types, layers, spelling
 lab: .venv/.lab  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop, and other libraries' caches
+bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop and other libraries
 	$(BIN)/python benchmarks/line.py
 	$(BIN)/python benchmarks/keeping.py
 	$(BIN)/python benchmarks/structured.py
+	$(BIN)/python benchmarks/views.py
 
 .venv/peers: benchmarks/peers.txt | .venv/.dev
 	$(PYTHON) -m venv --clear $@

@@ -1,0 +1,351 @@
+"""What drawing an answer costs in a real kernel: bytes to the page and CPU; exit 1 past a bound.
+
+    python benchmarks/views.py          everything, about three minutes
+    python benchmarks/views.py quick    a quarter of the tokens
+
+Every row is a cell in a kernel of its own that asks the same scripted server, in a process of its
+own, for the same Markdown. The page is played by the reader of the kernel's messages: it opens
+another shell for a widget's messages and says that it shows the widget, as JupyterLab does. Bytes
+are those of all messages from the start of the cell to its end, as a websocket carries them. CPU
+is the kernel's, all threads; it depends on the machine, and is for print the client alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
+
+QUICK = "quick" in sys.argv
+PEERS = Path(__file__).parent.parent / ".venv" / "peers" / "bin" / "python"
+WIDGET, UPDATES, MARKDOWN, PRINT, PEER = (
+    "%%llm, widget",
+    "%%llm, plain updates",
+    "display(Markdown), each token",
+    "print, 20 Hz",
+    "jupyter-ai %%ai, no stream",
+)
+# Times the bytes of print; percent of one core; and what a token may cost in an answer ten times as
+# long, in times of what it costs in the short one.
+BYTES, CORE, GROWTH = 2.0, 5.0, 1.25
+
+# A kind of everything that is drawn: a twentieth of 2,000 tokens.
+SECTION = r"""## @. What the columns say
+
+The mean of **group @** is above that of the others, which has *two* reasons: the outliers of the
+last week, and the rows without a `price`. Both go away with the median; the
+[manual](https://example.org/@) says how it is computed.
+
+1. Drop the rows where `price` is missing, and say how many there were.
+2. Compare the medians:
+   - by group, with an interval from 1,000 resamples;
+   - by week, since the prices changed in week @.
+
+| group | rows | median | change |
+|---|---|---|---|
+| north | 1,20@ | 18.5 | +2.1% |
+| south | 98@ | 17.9 | -0.4% |
+
+```python
+def interval(values, level=0.95):
+    # A bootstrap interval of the median, as in section @.
+    draws = [statistics.median(random.choices(values, k=len(values))) for _ in range(1000)]
+    return numpy.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+```
+
+With $n$ rows the error falls as $1/\sqrt{n}$, so that for the difference
+
+$$\Delta = m_1 - m_2, \qquad \operatorname{se}(\Delta) \approx 1.25\,\sigma\sqrt{2/n}$$
+
+is what to look at: a change below it is noise.
+
+"""
+
+CLIENT = """
+import time
+import openai
+from IPython.display import Markdown, display
+client = openai.OpenAI()
+
+def pieces(prompt):
+    messages = [{"role": "user", "content": prompt}]
+    for chunk in client.chat.completions.create(model="bench", messages=messages, stream=True):
+        if chunk.choices and chunk.choices[0].delta.content:
+            yield chunk.choices[0].delta.content
+
+def printed(prompt):
+    held, last = "", 0.0
+    for piece in pieces(prompt):
+        held += piece
+        if time.monotonic() - last >= 0.05:
+            print(held, end="", flush=True)
+            held, last = "", time.monotonic()
+    print(held, flush=True)
+
+def updated(prompt):
+    text = ""
+    handle = display(Markdown(text), display_id=True)
+    for piece in pieces(prompt):
+        text += piece
+        handle.update(Markdown(text))
+"""
+CELLS = {
+    WIDGET: ("%load_ext llm_magic", "%%llm\n{}"),
+    UPDATES: ("%load_ext llm_magic", "%%llm\n{}"),
+    MARKDOWN: (CLIENT, "updated({!r})"),
+    PRINT: (CLIENT, "printed({!r})"),
+    PEER: (
+        "%load_ext jupyter_ai_magic_commands\n"
+        "%ai alias bench openai/bench --api-base {url} --api-key-name OPENAI_API_KEY",
+        "%%ai bench\n{}",
+    ),
+}
+
+
+def serve(tokens: int, rate: float) -> None:
+    """Answers with so many tokens of Markdown until the input ends."""
+    from llm_magic.testing import Reply, ScriptedServer
+
+    sizes = itertools.islice(itertools.cycle((4, 5, 4, 5, 5)), tokens)
+    text = "".join(SECTION.replace("@", str(n)) for n in range(1, tokens // 100))
+    ends = itertools.accumulate(sizes, initial=0)
+    deltas = [text[start:end] for start, end in itertools.pairwise(ends)]
+    reply = Reply("".join(deltas), deltas=deltas, tokens_per_second=rate or None)
+    with ScriptedServer({"Warm up.": SECTION}, default=reply, models=["bench"]) as running:
+        print(running.url, len(reply.text.encode()), flush=True)
+        sys.stdin.read()
+
+
+@contextlib.contextmanager
+def server(tokens: int, rate: float) -> Iterator[tuple[str, int]]:
+    """A scripted server in a process of its own; gives its URL and the size of its answer."""
+    command = [sys.executable, __file__, "serve", str(tokens), str(rate)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        url, size = process.stdout.readline().split()
+        yield url, int(size)
+        process.stdin.close()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one cell.
+
+    Attributes:
+        size: Bytes of its messages.
+        messages: Their number.
+        cpu: Seconds, of all threads of the kernel.
+        seconds: From its start to its end.
+        kinds: The bytes by type of message.
+    """
+
+    size: int
+    messages: int
+    cpu: float
+    seconds: float
+    kinds: dict[str, int]
+
+    @property
+    def core(self) -> float:
+        """Percent of one core while it ran."""
+        return 100 * self.cpu / self.seconds
+
+
+class Page:
+    """A kernel and the page in front of it.
+
+    Args:
+        python: The interpreter that runs the kernel.
+        environment: Of the kernel.
+    """
+
+    def __init__(self, python: Path, environment: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        spec = Path(self._folder.name) / "kernels" / "bench"
+        spec.mkdir(parents=True)
+        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        about = {"argv": argv, "display_name": "bench", "language": "python"}
+        (spec / "kernel.json").write_text(json.dumps(about))
+        kernels = KernelSpecManager(kernel_dirs=[str(spec.parent)])
+        self._manager = KernelManager(kernel_name="bench", kernel_spec_manager=kernels)
+        own = {
+            "LLM_MAGIC_CACHE_DIR": f"{self._folder.name}/cache",
+            "LLM_MAGIC_LEDGER_DIR": f"{self._folder.name}/ledger",
+        }
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._manager.start_kernel(
+            env={**os.environ, **own, **environment}, cwd=self._folder.name, **quiet
+        )
+        self._client = self._manager.client()
+        self._client.start_channels()
+        self._client.wait_for_ready(timeout=60)
+        self._process = psutil.Process(self._manager.provisioner.pid)
+        self._shell = ""
+
+    def run(self, code: str) -> Cost:
+        """Runs a cell, playing the page meanwhile."""
+        client, kinds, count = self._client, dict[str, int](), 0
+        before, began = self._cpu(), time.monotonic()
+        request = client.execute(code)
+        while True:
+            if not client.iopub_channel.socket.poll(120_000):
+                raise SystemExit(f"nothing came for two minutes from the cell {code!r}")
+            # Behind the topic: a signature, and what a websocket carries.
+            _, (_, *parts) = client.session.feed_identities(
+                client.iopub_channel.socket.recv_multipart()
+            )
+            header, parent, _, content = map(json.loads, parts[:4])
+            kind = header["msg_type"]
+            kinds[kind] = kinds.get(kind, 0) + sum(map(len, parts))
+            count += 1
+            self._play(kind, content)
+            if kind == "error":
+                raise SystemExit(f"{code!r} failed: {content['ename']}: {content['evalue']}")
+            if parent.get("msg_id") == request and content.get("execution_state") == "idle":
+                seconds = time.monotonic() - began
+                return Cost(sum(kinds.values()), count, self._cpu() - before, seconds, kinds)
+
+    def close(self) -> None:
+        """Ends the kernel."""
+        self._client.stop_channels()
+        self._manager.shutdown_kernel(now=True)
+        self._folder.cleanup()
+
+    def _cpu(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def _play(self, kind: str, content: dict[str, Any]) -> None:
+        """What JupyterLab does on a message of the kernel."""
+        client = self._client
+        if kind == "comm_open" and not self._shell:
+            client.control_channel.send(client.session.msg("create_subshell_request", {}))
+            self._shell = client.get_control_msg(timeout=10)["content"]["subshell_id"]
+        view = content.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+        if kind == "display_data" and view:
+            said = {"method": "custom", "content": {"seen": True}}
+            message = client.session.msg("comm_msg", {"comm_id": view["model_id"], "data": said})
+            message["header"]["subshell_id"] = self._shell
+            client.shell_channel.send(message)
+
+
+def cost(row: str, url: str) -> Cost:
+    """One row: a kernel, a short answer that loads what is needed, and the answer."""
+    environment = {
+        "OPENAI_BASE_URL": url,
+        "OPENAI_API_KEY": "bench",
+        "LLM_MAGIC_MODEL": "bench",
+        "LLM_MAGIC_CACHE_SIZE": "0",
+        "LLM_MAGIC_QUOTA_REQUESTS": "None",
+        "LLM_MAGIC_WIDGETS": str(row == WIDGET),
+        "JPY_SESSION_NAME": "bench.ipynb",
+        # litellm would fetch its prices at import.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    page = Page(PEERS if row == PEER else Path(sys.executable), environment)
+    load, cell = CELLS[row]
+    try:
+        for line in load.format(url=url).splitlines() if row == PEER else [load]:
+            page.run(line)
+        page.run(cell.format("Warm up."))
+        return page.run(cell.format("Go on."))
+    finally:
+        page.close()
+
+
+def part(tokens: int, rate: float, rows: tuple[str, ...]) -> dict[str, Cost]:
+    """Every row for one size and speed, printed; print comes first, for the ratios."""
+    costs: dict[str, Cost] = {}
+    with server(tokens, rate) as (url, size):
+        speed = f"{rate:,.0f} tokens/s" if rate else "full speed"
+        print(f"\n{f'{tokens:,} tokens, {size / 1e3:.1f} kB, at {speed}':44}", end=" ")
+        print(f"{'kB':>9} {'/ print':>8} {'messages':>9} {'CPU s':>7} {'of a core':>10}")
+        for row in rows:
+            if row == PEER and not PEERS.exists():
+                print(f"{row:44} .venv/peers is missing (make bench installs it)")
+                continue
+            try:
+                one = costs[row] = cost(row, url)
+            except SystemExit as error:
+                # A peer that cannot be loaded or pointed at the server is told, and no failure.
+                if row != PEER:
+                    raise
+                print(f"{row:44} {error}")
+                continue
+            assert one.size > size, f"{row}: {one.size} bytes for an answer of {size}"
+            ratio = one.size / costs[PRINT].size
+            # A core's share says nothing where the stream takes no time.
+            share = f"{one.core:9.1f}%" if rate else ""
+            print(
+                f"{row:44} {one.size / 1e3:9.1f} {ratio:8.2f} {one.messages:9,} "
+                f"{one.cpu:7.2f} {share:>10}",
+                flush=True,
+            )
+    return costs
+
+
+def whereto(costs: Cost) -> str:
+    """What the bytes of the widget's cell are for."""
+    final = costs.kinds["update_display_data"]
+    live = costs.kinds["comm_msg"]
+    rest = costs.size - final - live
+    parts = {"final form": final, "words as they come": live, "rest": rest}
+    return ", ".join(f"{name} {size / 1e3:.0f} kB" for name, size in parts.items())
+
+
+def verdict(what: str, value: float, bound: float) -> bool:
+    """One line of the verdict; whether the bound holds."""
+    holds = value <= bound
+    print(f"{what:60} {value:7.2f}  at most {bound:<5} {'holds' if holds else 'EXCEEDED'}")
+    return holds
+
+
+def main() -> None:
+    """Every part in turn."""
+    few, many = (500, 4000) if QUICK else (2000, 20_000)
+    every = (PRINT, WIDGET, UPDATES, MARKDOWN, PEER)
+    slow = part(few, 200, every)
+    full = part(few, 0, every)
+    short = part(few, 1000, (PRINT, WIDGET, UPDATES))
+    long = part(many, 1000, (PRINT, WIDGET, UPDATES))
+    part(many, 0, (PRINT, WIDGET, UPDATES, PEER))
+    print()
+    for name, each in (("200 tokens/s", slow), ("full speed", full), (f"{many:,} tokens", long)):
+        print(f"{WIDGET} at {name}: {whereto(each[WIDGET])}")
+    print()
+    more = many / few
+    held = [
+        verdict("bytes at 200 tokens/s, / print", slow[WIDGET].size / slow[PRINT].size, BYTES),
+        verdict("percent of a core at 200 tokens/s", slow[WIDGET].core, CORE),
+        verdict(
+            f"bytes a token of {many:,} to {few:,} at 1,000 tokens/s",
+            long[WIDGET].size / short[WIDGET].size / more,
+            GROWTH,
+        ),
+        verdict(
+            f"CPU a token of {many:,} to {few:,} at 1,000 tokens/s",
+            long[WIDGET].cpu / short[WIDGET].cpu / more,
+            GROWTH,
+        ),
+    ]
+    sys.exit(0 if all(held) else 1)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[2]), float(sys.argv[3])) if sys.argv[1:2] == ["serve"] else main()
