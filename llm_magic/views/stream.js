@@ -94,12 +94,13 @@ export default () => {
   }
 
   // What is sent before the page has opened the kernel's second shell, about 0.1 s after the
-  // widget, is heard only when the cell has ended.
+  // widget, is heard only when the cell has ended. And a message that meets the end of that shell,
+  // as with a short answer, makes the kernel complain in the cell: so not at once.
   async function tell(model) {
-    for (const pause of [200, 300, 500, 1000, 1500, 0]) {
+    for (const pause of [1000, 1000, 1500]) {
+      await new Promise((done) => setTimeout(done, pause));
       if (heard || !views.size) return;
       model.send({ seen: true });
-      await new Promise((done) => setTimeout(done, pause));
     }
   }
 
