@@ -18,11 +18,15 @@ ALLOWED: dict[str, set[str]] = {
     "ol": {"start"},
     "a": {"href", "title", "rel", "target"},
     "code": {"class"},
+    "pre": {"style"},
     "span": {"class", "style"},
     "th": {"style"},
     "td": {"style"},
 }
-STYLES = re.compile(r"text-align:(left|center|right)|color: var\(--jp-mirror-[\w-]+, #\w+\)")
+STYLES = re.compile(
+    r"text-align:(left|center|right)|color:var\(--[a-z]\)"
+    r"|(--[a-z]:var\(--jp-mirror-[\w-]+, #\w+\);?)+"
+)
 
 
 class Page(HTMLParser):
@@ -74,7 +78,7 @@ def checked(markdown: str) -> Page:
     for tag, attributes in page.tags:
         assert tag in ALLOWED, (tag, markdown)
         assert attributes.keys() <= ALLOWED[tag], (tag, attributes, markdown)
-        assert STYLES.fullmatch(attributes.get("style", "color: var(--jp-mirror-x, #000)"))
+        assert STYLES.fullmatch(attributes.get("style", "color:var(--x)"))
         if tag == "span" and "class" in attributes:
             assert attributes["class"] == "tex2jax_ignore mathjax_ignore"
     for link in page.links:
@@ -306,8 +310,9 @@ def test_code_keeps_its_text(language: str) -> None:
 def test_code_has_colours_of_the_theme() -> None:
     html = markdown_html(f"```python\n{CODE}```")
 
-    assert '<span style="color: var(--jp-mirror-editor-keyword-color, #008000)">def</span>' in html
-    assert "var(--jp-mirror-editor-comment-color" in html
+    assert '<span style="color:var(--k)">def</span>' in html
+    assert "--k:var(--jp-mirror-editor-keyword-color, #008000)" in html
+    assert "--c:var(--jp-mirror-editor-comment-color" in html
 
 
 @pytest.mark.parametrize("language", ["", "nonsense", "<b>", "x" * 500, "python3.99", "$x$"])

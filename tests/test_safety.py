@@ -18,10 +18,12 @@ from llm_magic.structured import Schema, schema_for
 from llm_magic.testing import Reply, ScriptedServer
 from llm_magic.types import Response, Usage
 from llm_magic.views import render
+from llm_magic.views.base import News
+from llm_magic.views.columns import Part, side_by_side
 from llm_magic.views.growing import GrowingMarkdown, GrowingValue, value_html
 from llm_magic.views.maths import acts
-from llm_magic.views.notebook import NotebookView, display_report
-from llm_magic.views.render import bundle, markdown_html, status_html
+from llm_magic.views.notebook import NotebookView, display_report, saved_form
+from llm_magic.views.render import markdown_html, status_html, thoughts_html
 from llm_magic.views.tables import Table
 from tests.conftest import Kernel, Terminal
 from tests.hostile import DEEP, documents, payloads
@@ -30,10 +32,13 @@ PAYLOADS = payloads(9)
 EACH = pytest.mark.parametrize("text", PAYLOADS.values(), ids=PAYLOADS)
 
 # What we emit, and no more. Only these tags and, for each, these attributes.
-_PLAIN = "h1 h2 h3 h4 h5 h6 em strong s br hr ul li blockquote table thead tbody small pre div"
+_PLAIN = "h1 h2 h3 h4 h5 h6 em strong s br hr ul li blockquote table thead tbody small div"
 ATTRIBUTES: dict[str, set[str]] = {
     **{tag: set() for tag in _PLAIN.split()},
+    "details": set(),
+    "summary": set(),
     "p": {"style"},
+    "pre": {"style"},
     "ol": {"start"},
     "a": {"href", "title", "rel", "target"},
     "code": {"class"},
@@ -48,9 +53,11 @@ VALUES: dict[tuple[str, str], str] = {
     ("p", "style"): r"opacity: 0\.65",
     ("tr", "style"): r"opacity: 0\.6",
     ("th", "style"): rf"({SIDES})(;vertical-align:top|;white-space:nowrap)?",
-    ("td", "style"): rf"({SIDES})(;white-space:nowrap)?",
+    ("td", "style"): rf"({SIDES})(;vertical-align:top|;white-space:nowrap)?",
+    ("pre", "style"): r"white-space: pre-wrap"
+    r"|(--[a-z]:var\(--jp-mirror-editor-[a-z]+-color, #[0-9a-f]{3,6}\)(;(?=-)|$))+",
     ("td", "colspan"): r"\d+",
-    ("span", "style"): r"color: var\(--jp-mirror-editor-[a-z]+-color, #[0-9a-f]{3,6}\)",
+    ("span", "style"): r"color:var\(--[a-z]\)",
     ("span", "class"): "tex2jax_ignore mathjax_ignore",
     ("span", "dir"): "auto",
     ("code", "class"): r"language-[A-Za-z0-9+#._-]{1,40}",
@@ -217,7 +224,19 @@ def test_the_corpus_is_large_and_shows_itself() -> None:
 @EACH
 def test_as_an_answer(text: str) -> None:
     assert faults(markdown_html(text)) == []
-    assert faults(bundle(text, text)["text/html"]) == []
+    assert faults(saved_form(text, text, text)["text/html"]) == []
+
+
+@EACH
+def test_as_reasoning(text: str) -> None:
+    assert faults(thoughts_html(text)) == []
+
+
+@EACH
+def test_side_by_side(text: str) -> None:
+    parts = [Part(text, text, text, text), Part(text, {text: [text]}, text)]
+
+    assert faults(side_by_side(parts)["text/html"]) == []
 
 
 @EACH
@@ -231,7 +250,8 @@ def test_at_every_moment_of_its_coming(text: str) -> None:
     growing = GrowingMarkdown()
     for letter in text:
         growing.add(letter)
-        assert faults(growing.html() + status_html("m")) == []
+        closed, last = growing.html()
+        assert faults(status_html("m") + closed) == faults(last) == []
 
 
 @EACH
@@ -268,7 +288,7 @@ def test_as_a_value_that_grows(text: str) -> None:
         for end in (len(said), *range(0, len(said), 7)):
             growing = GrowingValue(_schema(kind))
             growing.add(said[:end])
-            assert faults(growing.html()) == []
+            assert faults("".join(growing.html())) == []
 
 
 @EACH
@@ -311,10 +331,10 @@ def test_in_a_view_of_a_notebook(published: Shell) -> None:
     """As label, words, notice, answer and status."""
     for text in PAYLOADS.values():
         view = NotebookView()
-        view.start(text)
-        view.draw(text, "")
-        view.draw(text, text)
-        view.finish(text, text)
+        view.start(text, lambda: None)
+        view.draw(News(text))
+        view.draw(News(text, text, text))
+        view.finish(text, text, text)
 
     assert len(published.html) == 4 * len(PAYLOADS)
     assert [faults(each) for each in published.html if faults(each)] == []
@@ -323,7 +343,7 @@ def test_in_a_view_of_a_notebook(published: Shell) -> None:
 def test_in_a_view_of_values(published: Shell) -> None:
     for text in PAYLOADS.values():
         view = NotebookView(_schema(dict[str, str]))
-        view.draw(json.dumps({text: text}), text)
+        view.draw(News(json.dumps({text: text}), text, text))
         view.finish({text: text}, text)
 
     assert len(published.html) == 2 * len(PAYLOADS)
@@ -353,7 +373,7 @@ def test_a_class_of_the_user_may_draw_itself(published: Shell) -> None:
 
     NotebookView().finish(Own(), "<script>")
 
-    assert published.html == ["<b id=own>mine</b>" + status_html("<script>")]
+    assert published.html == [status_html("<script>") + "<b id=own>mine</b>"]
 
 
 def test_a_field_cannot_pass_for_a_method_that_draws(published: Shell) -> None:
@@ -515,9 +535,10 @@ def test_a_models_name_does_not_reorder_the_status() -> None:
 
 def test_an_answer_does_not_reorder_the_status() -> None:
     """It is in blocks of its own, which browsers keep apart."""
-    source = bundle("a\u202e [\u2067b](https://ok.example) `c\u202d", "m · 1 in")["text/html"]
+    answer = "a\u202e [\u2067b](https://ok.example) `c\u202d"
+    source = saved_form(answer, "m · 1 in")["text/html"]
 
-    assert source.endswith('</p>\n<p style="opacity: 0.65"><small>m · 1 in</small></p>')
+    assert source.startswith('<p style="opacity: 0.65"><small>m · 1 in</small></p><p>a')
 
 
 @pytest.mark.parametrize("name", ["gpt-5", "ünïcödé", "模型", "a\u200db"])
@@ -581,7 +602,7 @@ def test_half_a_surrogate_pair_is_shown_as_a_replacement(published: Shell, code:
 
     (shown,) = published.pub.outputs
     assert shown["data"]["text/plain"] == "a\ufffdb"
-    assert shown["data"]["text/html"].startswith("<p>a\ufffdb</p>")
+    assert shown["data"]["text/html"].endswith("<p>a\ufffdb</p>\n")
 
 
 def test_a_whole_pair_in_halves_is_one_letter() -> None:

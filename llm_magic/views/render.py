@@ -11,6 +11,8 @@ import html
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.plain import BIDI, turns
@@ -45,16 +47,17 @@ _PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon")
 # Pygments' token families and the colours of JupyterLab's editor for them, which follow the
 # light and the dark theme; the fallback is for front ends without these variables.
 _COLOURS = {
-    "Token.Keyword": "var(--jp-mirror-editor-keyword-color, #008000)",
-    "Token.Literal.String": "var(--jp-mirror-editor-string-color, #ba2121)",
-    "Token.Literal.Number": "var(--jp-mirror-editor-number-color, #080)",
-    "Token.Comment": "var(--jp-mirror-editor-comment-color, #408080)",
-    "Token.Operator": "var(--jp-mirror-editor-operator-color, #7800c2)",
-    "Token.Name.Builtin": "var(--jp-mirror-editor-builtin-color, #008000)",
-    "Token.Name.Function": "var(--jp-mirror-editor-def-color, #00f)",
-    "Token.Name.Class": "var(--jp-mirror-editor-def-color, #00f)",
-    "Token.Name.Decorator": "var(--jp-mirror-editor-meta-color, #a2f)",
+    "Token.Keyword": ("k", "var(--jp-mirror-editor-keyword-color, #008000)"),
+    "Token.Literal.String": ("s", "var(--jp-mirror-editor-string-color, #ba2121)"),
+    "Token.Literal.Number": ("n", "var(--jp-mirror-editor-number-color, #080)"),
+    "Token.Comment": ("c", "var(--jp-mirror-editor-comment-color, #408080)"),
+    "Token.Operator": ("o", "var(--jp-mirror-editor-operator-color, #7800c2)"),
+    "Token.Name.Builtin": ("b", "var(--jp-mirror-editor-builtin-color, #008000)"),
+    "Token.Name.Function": ("d", "var(--jp-mirror-editor-def-color, #00f)"),
+    "Token.Name.Class": ("d", "var(--jp-mirror-editor-def-color, #00f)"),
+    "Token.Name.Decorator": ("m", "var(--jp-mirror-editor-meta-color, #a2f)"),
 }
+_NAMED_COLOURS = dict(_COLOURS.values())
 
 
 def markdown_html(text: str) -> str:
@@ -192,7 +195,8 @@ def _block_code(_: Any, tokens: Any, index: int, *__: Any) -> str:
     # The whole first word, or none: an info string may hold anything.
     language = words[0] if words and _LANGUAGE.fullmatch(words[0]) else ""
     named = f' class="language-{language}"' if language else ""
-    return f"<pre><code{named}>{_highlight(code, language) or _code(code)}</code></pre>\n"
+    colours, html_ = _highlight(code, language)
+    return f"<pre{colours}><code{named}>{html_ or _code(code)}</code></pre>\n"
 
 
 def _code(text: str) -> str:
@@ -243,20 +247,33 @@ _RULES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _highlight(code: str, language: str) -> str:
-    """Code with its colours inline, or empty where the language is not known."""
+def _highlight(code: str, language: str) -> tuple[str, str]:
+    """Its colours, as an attribute, and the code with them; empty where the language is not known.
+
+    The colours are named once for the block: with their values at every word the HTML of code
+    would be five times as long as the code, on the wire and in the saved notebook.
+    """
     language = language.lower()
     if language not in _COLOURED or len(code) > _LONGEST_CODE or _SLOW_CODE.search(code):
-        return ""
+        return "", ""
     from pygments.lexers import get_lexer_by_name
 
-    tokens = list(get_lexer_by_name(language, stripnl=False, ensurenl=False).get_tokens(code))
+    lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    tokens = [(_colour(str(kind)), words) for kind, words in lexer.get_tokens(code)]
     # Lexers of sessions in a terminal add a line end.
-    whole = "".join(words for _, words in tokens) == code
-    return "".join(_coloured(str(kind), words) for kind, words in tokens) if whole else ""
+    if "".join(words for _, words in tokens) != code:
+        return "", ""
+    runs = [
+        (name, _code("".join(words for _, words in run)))
+        for name, run in groupby(tokens, key=itemgetter(0))
+    ]
+    used = sorted({name for name, _ in runs if name})
+    values = ";".join(f"--{name}:{_NAMED_COLOURS[name]}" for name in used)
+    words = (
+        f'<span style="color:var(--{name})">{run}</span>' if name else run for name, run in runs
+    )
+    return f' style="{values}"' if values else "", "".join(words)
 
 
-def _coloured(kind: str, words: str) -> str:
-    words = _code(words)
-    colour = next((value for family, value in _COLOURS.items() if kind.startswith(family)), None)
-    return f'<span style="color: {colour}">{words}</span>' if colour else words
+def _colour(kind: str) -> str:
+    return next((name for family, (name, _) in _COLOURS.items() if kind.startswith(family)), "")
