@@ -11,6 +11,7 @@ sent again after 1, 2, 4, 8 ... messages: together at most twice the answer.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import warnings
@@ -303,7 +304,13 @@ def _widget_class() -> type[Any]:
     class Answer(anywidget.AnyWidget):
         """An answer on the page."""
 
-        _esm = (files("llm_magic.views") / "stream.js").read_text("utf-8")
+        # Sent with every answer: without comments and indents.
+        _esm = re.sub(
+            r"^(\s*//.*\n|[ ]+)",
+            "",
+            (files("llm_magic.views") / "stream.js").read_text("utf-8"),
+            flags=re.MULTILINE,
+        )
         labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
         interrupts = traitlets.Bool().tag(sync=True)
 
