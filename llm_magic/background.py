@@ -166,16 +166,18 @@ def together(works: Sequence[Callable[[], Response]], stop: Callable[[], None]) 
         Interrupted: On Ctrl-C or Stop.
     """
     pending = [Pending("", stop) for _ in works]
-    for each, work in zip(pending, works, strict=True):
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(_work, each, work), daemon=True).start()
+    begun: list[Pending] = []
     try:
+        for each, work in zip(pending, works, strict=True):
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(_work, each, work), daemon=True).start()
+            begun.append(each)
         for each in pending:
             wait(each._ended, None)
     except KeyboardInterrupt:
         stop()
         with uninterrupted():
-            for each in pending:
+            for each in begun:
                 wait(each._ended, _ENDING_SECONDS)
         raise _first_error(pending) or KeyboardInterrupt() from None
     if error := _first_error(pending):

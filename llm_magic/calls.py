@@ -108,8 +108,8 @@ def compare(
         for run in runs:
             run.feed.halt()
 
-    columns.start(stop)
     try:
+        columns.start(stop)
         answers = together([partial(_through, session, run, wish) for run in runs], stop)
     finally:
         columns.finish()

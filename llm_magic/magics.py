@@ -303,9 +303,10 @@ _APART = (
 
 def _check_together(chosen: argparse.Namespace) -> None:
     for one, other, why in _APART:
-        if getattr(chosen, one) and getattr(chosen, other):
+        if getattr(chosen, one) and (value := getattr(chosen, other)):
+            named = f"--{other}" if value is True else f"--{other} {value}"
             raise PromptError(
-                f"--{one} and --{other} exclude each other: {why}; nothing was sent.",
+                f"--{one} and {named} exclude each other: {why}; nothing was sent.",
                 fix="Leave out one of the two.",
             )
 

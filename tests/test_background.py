@@ -167,8 +167,8 @@ def test_an_answer_that_is_kept_is_there_at_once(
     [
         ("--bg --code", "--code and --bg exclude"),
         ("--bg --compare a,b", "--compare and --bg exclude"),
-        ("--compare a,b -m c", "--compare and --model exclude"),
-        ("--compare a,b -c chat", "--compare and --chat exclude"),
+        ("--compare a,b -m c", "--compare and --model c exclude"),
+        ("--compare a,b -c chat", "--compare and --chat chat exclude"),
         ("--compare ,", "--compare names no model"),
     ],
 )
