@@ -183,8 +183,11 @@ def go_through(kernel: Kernel, server: ScriptedServer) -> None:
 
 
 def grown(kernel: Kernel, before: dict[str, int]) -> dict[str, int]:
-    """What the kernel has more of than before, once sockets have had the moment that they need."""
-    end = time.monotonic() + 5
+    """What the kernel has more of than before, once sockets have had the time that they need.
+
+    ipykernel closes those of threads that have ended every 10 s.
+    """
+    end = time.monotonic() + 25
     while True:
         now = kernel.value("held()")
         more = {name: count for name, count in now.items() if count > before.get(name, 0)}
