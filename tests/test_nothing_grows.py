@@ -70,7 +70,8 @@ CELLS = (
     Cell("%%llm --fresh --compare one,two\nStop", (SLOW, SLOW), "Interrupted", stop=True),
     Cell("%%llm late << --no-cache --bg\nHello", (PROSE,)),
     Cell("late.result()"),
-    Cell("%%llm --no-cache --bg\nHello", (FAULTS["cut"],)),
+    Cell("%%llm broken << --no-cache --bg\nHello", (FAULTS["cut"],)),
+    Cell("broken.result()", (), "StreamBroken"),
     Cell("%%llm --dry-run\nHello"),
     Cell("%%llm --fresh\nWhat is in {{ picture }}?", (PROSE,)),
     Cell("%%llm\n{{ nobody }}", (), "PromptError"),
@@ -172,13 +173,14 @@ def go_through(kernel: Kernel, server: ScriptedServer) -> None:
         server.enqueue(*cell.replies)
         request = kernel.start(cell.source)
         if cell.stop:
-            server.wait_for_requests(1)
+            server.wait_for_requests(len(cell.replies))
             while server.requests[0].sent_chunks < 5:
                 time.sleep(0.002)
             kernel.manager.interrupt_kernel()
         shown = kernel.finish(request)
         errors = [each["ename"] for each in shown.of("error")]
         assert errors == ([cell.error] if cell.error else []), (cell.source, shown.of("error"))
+        server.wait_for_requests(len(cell.replies))  # One in the background may be on its way.
         assert len(server.requests) == len(cell.replies), cell.source
 
 
