@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,7 +34,8 @@ while time.monotonic() < end:
 open('ran', 'a').write(' and ended')""",
 ]
 NEVER = Reply("Too late.", delay=60)
-LONG = Reply(deltas=[f"word{number}\n\n" for number in range(3000)], tokens_per_second=60)
+WORDS = [f"word{number}\n\n" for number in range(3000)]
+LONG = Reply(deltas=WORDS, tokens_per_second=60)
 THOUGHTS = "First I weigh what the question asks. " * 5
 # Pieces that all are on screen for a moment, with all kinds of blocks.
 PROSE = "\n\n".join(
@@ -50,6 +50,7 @@ PROSE = "\n\n".join(
 )
 CITIES = [{"name": f"City {number}", "people": number * 1000} for number in range(8)]
 CHANNELS = re.compile(r"/api/kernels/.*/channels")
+HEARD = b'"heard"'
 
 # Notes on every frame where the elements of a cell that a selector finds are on the screen.
 PLACES = """(cell, selector) => {
@@ -181,7 +182,7 @@ def test_what_came_stays_and_is_marked(notebook: Notebook, server: ScriptedServe
 
     stop(notebook, server)
 
-    assert 20 <= shown(notebook) < len(LONG.deltas or "")
+    assert 20 <= shown(notebook) < len(WORDS)
     assert re.search(r"^scripted-model .* stopped", notebook.output_text(ASK))
 
 
@@ -345,35 +346,35 @@ def test_a_page_that_shows_the_widget_keeps_it(notebook: Notebook, server: Scrip
     stop(notebook, server)
 
 
-@contextmanager
-def slow_line(notebook: Notebook) -> Iterator[Callable[[], None]]:
-    """From when what this gives is called until the end, the page hears nothing of its kernel."""
-    deaf = False
-    late: list[tuple[WebSocketRoute, str | bytes]] = []
+class SlowLine:
+    """Between a page and its kernel; lets all through until the page is deaf.
 
-    def connect(page: WebSocketRoute) -> None:
-        kernel = page.connect_to_server()
+    Attributes:
+        heard: Whether the kernel has told the page that it hears it.
+        deaf: Whether what the kernel says is kept back.
+    """
+
+    def __init__(self) -> None:
+        self.heard = self.deaf = False
+        self._late: list[tuple[WebSocketRoute, str | bytes]] = []
+
+    def connect(self, page: WebSocketRoute) -> None:
+        """Connects the page."""
 
         def deliver(message: str | bytes) -> None:
-            if deaf:
-                late.append((page, message))
+            self.heard |= HEARD in (message.encode() if isinstance(message, str) else message)
+            if self.deaf:
+                self._late.append((page, message))
             else:
                 page.send(message)
 
-        kernel.on_message(deliver)
+        page.connect_to_server().on_message(deliver)
 
-    def turn_deaf() -> None:
-        nonlocal deaf
-        deaf = True
-
-    notebook.save()
-    notebook.page.route_web_socket(CHANNELS, connect)
-    notebook.page.reload()
-    notebook.wait_for_kernel()
-    yield turn_deaf
-    deaf = False
-    for page, message in late:
-        page.send(message)
+    def deliver_late(self) -> None:
+        """Lets through what was kept back."""
+        self.deaf = False
+        for page, message in self._late:
+            page.send(message)
 
 
 def test_a_late_click_does_not_hit_the_next_cell(
@@ -381,14 +382,21 @@ def test_a_late_click_does_not_hit_the_next_cell(
 ) -> None:
     """The page does not know yet that the answer is whole and that the next cell runs."""
     file = notebook.path.parent / "ran"
-    with slow_line(notebook) as turn_deaf:
-        begin(notebook, server, Reply("word0 word1 word2 word3 word4", tokens_per_second=5))
-        notebook.start(BUSY)
-        turn_deaf()
-        notebook.until(file.exists, "the next cell runs")
-        notebook.stop_button(ASK).click()
-        notebook.until(lambda: "ended" in file.read_text(), "the next cell has ended")
+    line = SlowLine()
+    notebook.save()
+    notebook.page.route_web_socket(CHANNELS, line.connect)
+    notebook.page.reload()
+    notebook.wait_for_kernel()
+    begin(notebook, server, Reply(deltas=WORDS[:15], tokens_per_second=5))
+    notebook.start(BUSY)
+    notebook.until(lambda: line.heard, "the kernel hears the page")
+
+    line.deaf = True
+    notebook.until(file.exists, "the next cell runs")
+    notebook.stop_button(ASK).click()
+    notebook.until(lambda: "ended" in file.read_text(), "the next cell has ended")
+    line.deliver_late()
     notebook.wait()
 
-    assert "word4" in notebook.output_text(ASK)
+    assert "word14" in notebook.output_text(ASK)
     assert file.read_text() == "began and ended"
