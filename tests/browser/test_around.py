@@ -1,129 +1,143 @@
 """Several answers at once, in the background and side by side; the next cell; Tab."""
 
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import expect
 
 from llm_magic.testing import Reply, ScriptedServer
-from tests.browser.page import Desk
+from tests.browser.page import Desk, Notebook
 
 pytestmark = pytest.mark.browser
 
-LOAD = "%load_ext llm_magic"
 WORDS = " ".join(f"word{number}" for number in range(200))
 SLOW = Reply(WORDS, tokens_per_second=60)
 BUSY = "import time\nfor _ in range(60): time.sleep(0.1)\nprint('done')"
+CELLS = {
+    "load": "%load_ext llm_magic",
+    "one": "%%llm --bg\nOne",
+    "two": "%%llm --bg\nTwo",
+    "busy": BUSY,
+    "compare": "%%llm --compare alpha,beta\nHello",
+    "first": "%%llm -c talk\nFirst",
+    "second": "%%llm -c talk\nSecond",
+    "models": "%llm_models",
+    "typed": "1",
+    "code": "%%llm --code\nSix by seven",
+}
+AT = {name: number for number, name in enumerate(CELLS)}
+
+
+@pytest.fixture(scope="module")
+def opened(desk: Desk) -> Iterator[Notebook]:
+    with desk.opened(*CELLS.values()) as notebook:
+        notebook.run(AT["load"])
+        yield notebook
+
+
+@pytest.fixture
+def notebook(opened: Notebook, server: ScriptedServer) -> Iterator[Notebook]:
+    yield opened
+    opened.leave_idle()  # After a test that failed.
 
 
 def test_background_answers_stream_while_another_cell_runs(
-    desk: Desk, server: ScriptedServer
+    notebook: Notebook, server: ScriptedServer
 ) -> None:
     server.enqueue(SLOW, SLOW)
-    with desk.opened(LOAD, "%%llm --bg\nOne", "%%llm --bg\nTwo", BUSY) as notebook:
-        notebook.run(0)
-        notebook.run(1)
-        notebook.run(2)
-        notebook.start(3)
-        stops = notebook.page.get_by_role("button", name="Stop", exact=True)
-        expect(stops).to_have_count(2)
-        notebook.watch(1)
-        notebook.page.wait_for_function("window.seen.words.length > 10")
-        assert "[*]" in notebook.prompt(3).inner_text()
-        notebook.screenshot("background")
+    one, two, busy = AT["one"], AT["two"], AT["busy"]
+    notebook.run(one)
+    server.wait_for_requests(1)
+    notebook.run(two)
+    notebook.start(busy)
+    stops = notebook.page.get_by_role("button", name="Stop", exact=True)
+    expect(stops).to_have_count(2)
+    notebook.watch(one)
+    notebook.page.wait_for_function("window.seen.words.length > 10")
+    assert "[*]" in notebook.prompt(busy).inner_text()
+    notebook.screenshot("background")
 
-        # One of them ends at once, though the kernel is busy; the other goes on.
-        stops.first.click()
-        expect(notebook.outputs(1)).to_contain_text("stopped, incomplete", timeout=1000)
-        assert "[*]" in notebook.prompt(3).inner_text()
-        assert server.requests[0].closed.wait(1)
-        expect(notebook.outputs(2)).to_contain_text("scripted-model · ", timeout=20_000)
-        notebook.wait()
+    # One of them ends at once, though the kernel is busy; the other goes on.
+    stops.first.click()
+    expect(notebook.outputs(one)).to_contain_text("stopped, incomplete", timeout=1000)
+    assert "[*]" in notebook.prompt(busy).inner_text()
+    assert server.requests[0].closed.wait(1)
+    expect(notebook.outputs(two)).to_contain_text("scripted-model · ", timeout=20_000)
+    notebook.wait()
 
-        assert notebook.output_text(3) == "done"
-        assert "word199" in notebook.output_text(2)
-        saved = notebook.save()
-    assert [len(cell["outputs"]) for cell in saved["cells"]] == [0, 1, 1, 1]
-    assert "".join(saved["cells"][2]["outputs"][0]["data"]["text/plain"]) == WORDS
+    assert notebook.output_text(busy) == "done"
+    assert "word199" in notebook.output_text(two)
+    saved = notebook.save()["cells"]
+    assert [len(saved[cell]["outputs"]) for cell in (one, two)] == [1, 1]
+    assert "".join(saved[two]["outputs"][0]["data"]["text/plain"]) == WORDS
 
 
-def test_models_side_by_side_grow_at_the_same_time(desk: Desk, server: ScriptedServer) -> None:
+def test_models_side_by_side_grow_at_the_same_time(
+    notebook: Notebook, server: ScriptedServer
+) -> None:
     server.enqueue(Reply(WORDS, tokens_per_second=100), Reply(WORDS, tokens_per_second=100))
-    with desk.opened(LOAD, "%%llm --compare alpha,beta\nHello") as notebook:
-        notebook.run(0)
-        notebook.start(1)
-        columns = notebook.cells.nth(1).locator(".llm-magic > div > .jp-RenderedHTML")
-        for place in range(2):
-            expect(columns.nth(place)).to_contain_text("word20")
-        notebook.screenshot("compare-live")
-        boxes = [columns.nth(place).bounding_box() for place in range(2)]
-        assert boxes[0] is not None
-        assert boxes[1] is not None
-        assert boxes[0]["y"] == boxes[1]["y"]
-        assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] + 1
-        notebook.wait()
+    cell = AT["compare"]
+    notebook.start(cell)
+    columns = notebook.cells.nth(cell).locator(".llm-magic > div > .jp-RenderedHTML")
+    for place in range(2):
+        expect(columns.nth(place)).to_contain_text("word20")
+    notebook.screenshot("compare-live")
+    left, right = (columns.nth(place).bounding_box() for place in range(2))
+    assert left is not None
+    assert right is not None
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"] + 1
+    notebook.wait()
 
-        text = notebook.output_text(1)
-        assert text.count("word199") == 2
-        assert text.count(" in / ") == 2
-        notebook.screenshot("compare")
-        saved = notebook.save()
-    assert len(saved["cells"][1]["outputs"]) == 1
+    text = notebook.output_text(cell)
+    assert text.count("word199") == 2
+    assert text.count(" in / ") == 2
+    notebook.screenshot("compare")
+    saved = notebook.save()
+    assert len(saved["cells"][cell]["outputs"]) == 1
     assert "widgets" not in saved["metadata"]
 
 
-def test_code_goes_into_the_next_cell_once(desk: Desk, server: ScriptedServer) -> None:
-    server.enqueue("Here:\n\n```python\nprint(6 * 7)\n```\n")
-    with desk.opened(LOAD, "%%llm --code\nSix by seven") as notebook:
-        notebook.run(0)
-        notebook.run(1)
-        expect(notebook.cells).to_have_count(3)
-        expect(notebook.cells.nth(2).locator(".cm-content")).to_have_text("print(6 * 7)")
-        assert notebook.prompt(2).inner_text().strip() in ("[ ]:", "[]:")
-        notebook.save()
+def test_a_cell_run_again_replaces_its_turn(notebook: Notebook, server: ScriptedServer) -> None:
+    for name in ("first", "second", "first"):
+        notebook.run(AT[name])
 
-        notebook.run(1)
-        notebook.run(2)
-
-        expect(notebook.cells).to_have_count(3)
-        assert notebook.output_text(2) == "42"
-
-
-def test_a_cell_run_again_replaces_its_turn(desk: Desk, server: ScriptedServer) -> None:
-    with desk.opened(
-        LOAD, "%%llm -c talk\nOne", "%%llm -c talk\nTwo", "%llm_chat list"
-    ) as notebook:
-        for cell in range(3):
-            notebook.run(cell)
-        notebook.run(1)
-        assert "drops the turn after it" in notebook.output_text(1)
-        notebook.run(3)
-        assert "talk" in notebook.output_text(3)
-
+    assert "drops the turn after it" in notebook.output_text(AT["first"])
     assert len(server.requests) == 2
-    assert [message["content"] for message in server.requests[1].body["messages"]][::2] == [
-        "One",
-        "Two",
-    ]
+    asked = [message["content"] for message in server.requests[1].body["messages"]]
+    assert asked[::2] == ["First", "Second"]
 
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [
-        ("%%llm -m scr", "scripted-model"),
-        ("%%llm --comp", "--compare"),
-        ("%%llm --eff", "--effort"),
-    ],
+    [("%%llm -m scr", "scripted-model"), ("%%llm --comp", "--compare")],
 )
-def test_tab_completes(desk: Desk, server: ScriptedServer, typed: str, offered: str) -> None:
-    with desk.opened(LOAD, "%llm_models", "1") as notebook:
-        notebook.run(0)
-        notebook.run(1)
-        notebook.cells.nth(2).locator(".cm-content").click()
-        notebook.page.keyboard.press("Control+a")
-        notebook.page.keyboard.type(typed)
-        notebook.page.keyboard.press("Tab")
+def test_tab_completes(notebook: Notebook, typed: str, offered: str) -> None:
+    notebook.run(AT["models"])
+    notebook.cells.nth(AT["typed"]).locator(".cm-content").click()
+    notebook.page.keyboard.press("Control+a")
+    notebook.page.keyboard.type(typed)
+    notebook.page.keyboard.press("Tab")
 
-        shown = notebook.page.locator(".jp-Completer-item", has_text=offered)
-        line = notebook.cells.nth(2).locator(".cm-content")
-        notebook.until(
-            lambda: shown.count() > 0 or offered in line.inner_text(), f"{offered} to be offered"
-        )
+    shown = notebook.page.locator(".jp-Completer-item", has_text=offered)
+    line = notebook.cells.nth(AT["typed"]).locator(".cm-content")
+    notebook.until(
+        lambda: shown.count() > 0 or offered in line.inner_text(), f"{offered} to be offered"
+    )
+    notebook.page.keyboard.press("Escape")
+
+
+def test_code_goes_into_the_next_cell_once(notebook: Notebook, server: ScriptedServer) -> None:
+    server.enqueue("Here:\n\n```python\nprint(6 * 7)\n```\n")
+    code, after = AT["code"], AT["code"] + 1
+    notebook.run(code)
+    expect(notebook.cells).to_have_count(after + 1)
+    expect(notebook.cells.nth(after).locator(".cm-content")).to_have_text("print(6 * 7)")
+    assert notebook.prompt(after).inner_text().strip() in ("[ ]:", "[]:")
+    notebook.save()
+
+    notebook.run(code)
+    notebook.run(after)
+
+    expect(notebook.cells).to_have_count(after + 1)
+    assert notebook.output_text(after) == "42"
