@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from llm_magic.decode import Piece
 from llm_magic.types import Response
 
-REDRAWS_PER_SECOND = 15
+REDRAWS_PER_SECOND = 12
 
 
 class News(NamedTuple):

@@ -45,14 +45,15 @@ _SLOW_CODE = re.compile(r"\s{200}|.{1000}")
 _BIDI = re.compile(f"[{BIDI}]")
 _PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon")
 # Pygments' token families and the colours of JupyterLab's editor for them, which follow the
-# light and the dark theme; the fallback is for front ends without these variables.
+# light and the dark theme; the fallback is for front ends without these variables. (Operators had
+# theirs: a third of the HTML of dense code, for single characters.)
 _COLOURS = {
     "Token.Keyword": ("k", "var(--jp-mirror-editor-keyword-color, #008000)"),
     "Token.Literal.String": ("s", "var(--jp-mirror-editor-string-color, #ba2121)"),
     "Token.Literal.Number": ("n", "var(--jp-mirror-editor-number-color, #080)"),
     "Token.Comment": ("c", "var(--jp-mirror-editor-comment-color, #408080)"),
-    "Token.Operator": ("o", "var(--jp-mirror-editor-operator-color, #7800c2)"),
-    "Token.Name.Builtin": ("b", "var(--jp-mirror-editor-builtin-color, #008000)"),
+    # In both of JupyterLab's themes keywords and builtins have one colour.
+    "Token.Name.Builtin": ("k", "var(--jp-mirror-editor-keyword-color, #008000)"),
     "Token.Name.Function": ("d", "var(--jp-mirror-editor-def-color, #00f)"),
     "Token.Name.Class": ("d", "var(--jp-mirror-editor-def-color, #00f)"),
     "Token.Name.Decorator": ("m", "var(--jp-mirror-editor-meta-color, #a2f)"),
