@@ -52,7 +52,7 @@ _COLOURS = {
     "Token.Literal.String": ("s", "var(--jp-mirror-editor-string-color, #ba2121)"),
     "Token.Literal.Number": ("n", "var(--jp-mirror-editor-number-color, #080)"),
     "Token.Comment": ("c", "var(--jp-mirror-editor-comment-color, #408080)"),
-    # In both of JupyterLab's themes keywords and builtins have one colour.
+    # In JupyterLab's themes keywords and builtins have one colour, or nearly.
     "Token.Name.Builtin": ("k", "var(--jp-mirror-editor-keyword-color, #008000)"),
     "Token.Name.Function": ("d", "var(--jp-mirror-editor-def-color, #00f)"),
     "Token.Name.Class": ("d", "var(--jp-mirror-editor-def-color, #00f)"),
