@@ -141,55 +141,34 @@ def in_this_process(part: str) -> None:
 
 
 def kernel_part() -> None:
-    """%load_ext in fresh kernels, and the bytes that reach a front end."""
+    """%load_ext in fresh kernels."""
     from jupyter_client.manager import start_new_kernel
 
-    os.environ["JPY_SESSION_NAME"] = "bench.ipynb"
     timing = "import time; t = time.perf_counter()\n{}\nprint(time.perf_counter() - t)"
     seconds: dict[str, list[float]] = {"%load_ext llm_magic": [], "import json": []}
     for cell, taken in seconds.items():
         for _ in range(3 if QUICK else 10):
             manager, client = start_new_kernel()
-            taken.append(float(run_in_kernel(client, timing.format(cell))[0]))
+            taken.append(float(run_in_kernel(client, timing.format(cell))))
             client.stop_channels()
             manager.shutdown_kernel(now=True)
     loaded, nothing = (statistics.median(each) for each in seconds.values())
     print(f"%load_ext in a fresh kernel: {(loaded - nothing) * 1e3:.0f} ms (bound 150 ms)")
-    for rate, sizes in ((0.0, (2000, 4000, 8000, 16000)), (200.0, (500, 1000, 2000, 4000))):
-        for tokens in sizes[: 2 if QUICK else None]:
-            with server(tokens, rate=rate):
-                manager, client = start_new_kernel()
-                run_in_kernel(client, "%load_ext llm_magic")
-                run_in_kernel(client, "%llm warm up")
-                run_in_kernel(client, "%%llm --quiet\nGo on.")
-                _, sent, messages = run_in_kernel(client, "%%llm\nGo on.")
-                client.stop_channels()
-                manager.shutdown_kernel(now=True)
-            answer = tokens * 5
-            speed = f"{rate:.0f} tokens/s" if rate else "full speed"
-            print(
-                f"{tokens:6} tokens at {speed:12}: {sent / 1e3:8.0f} kB in {messages:4} messages, "
-                f"{sent / answer:6.1f} bytes a byte of answer"
-            )
 
 
-def run_in_kernel(client: object, code: str) -> tuple[str, int, int]:
-    """What a cell printed, and the bytes and number of its iopub messages."""
-    import json
-
+def run_in_kernel(client: object, code: str) -> str:
+    """What a cell printed."""
     request = client.execute(code)  # type: ignore[attr-defined]
-    printed, sent, messages = "", 0, 0
+    printed = ""
     while True:
         message = client.get_iopub_msg(timeout=120)  # type: ignore[attr-defined]
         if message["parent_header"].get("msg_id") != request:
             continue
         content = message["content"]
-        sent += len(json.dumps(content, ensure_ascii=False).encode())
-        messages += 1
         printed += content.get("text", "") if message["msg_type"] == "stream" else ""
         assert message["msg_type"] != "error", content
         if content.get("execution_state") == "idle":
-            return printed, sent, messages
+            return printed
 
 
 def main() -> None:
