@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from llm_magic.errors import Interrupted
 from llm_magic.types import Response
 from llm_magic.views import uninterrupted, wait
 
@@ -47,6 +48,11 @@ class Pending:
         except KeyboardInterrupt:
             self.stop()
             wait(self._ended, _ENDING_SECONDS)
+            if not self._ended.is_set():
+                raise
+            # Not this answer alone was meant.
+            if isinstance(error := self._future.exception(), Interrupted):
+                error.by_button = False
         if not self._ended.is_set():
             raise TimeoutError(f"The answer of {self._label} is not there yet; it is still coming.")
         return self._future.result()

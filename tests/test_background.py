@@ -122,18 +122,21 @@ def test_stop_closes_the_connection_and_keeps_what_came(
     assert len(stopped.value.text) > 5
 
 
-def test_an_interrupted_wait_ends_it(terminal: Terminal, server: ScriptedServer) -> None:
-    server.enqueue(SLOW)
+def test_an_interrupted_wait_ends_all(terminal: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(SLOW, SLOW)
     terminal.run("%%llm words << --bg\nMany words")
+    terminal.run("%%llm others << --bg\nMany others")
 
     ran, seconds = interrupted_when(
-        lambda: bool(server.requests) and server.requests[0].sent_chunks > 5,
+        lambda: len(server.requests) == 2 and all(r.sent_chunks > 5 for r in server.requests),
         lambda: terminal.run("words.result()"),
     )
 
     assert type(ran.error) is Interrupted
     assert seconds < 1
-    assert server.requests[0].closed.wait(1)
+    assert all(request.closed.wait(1) for request in server.requests)
+    with pytest.raises(Interrupted):
+        terminal["others"].result(2)
 
 
 def test_the_interrupt_of_another_cell_ends_it(terminal: Terminal, server: ScriptedServer) -> None:
