@@ -278,6 +278,8 @@ def test_a_page_that_never_shows_it_gets_plain_updates(
     kernel: Kernel, server: ScriptedServer
 ) -> None:
     """As where the server's side has no widgets: nobody opens a second shell."""
+    if not kernel.value("hasattr(get_ipython().kernel, '_supports_kernel_subshells')"):
+        pytest.skip("this ipykernel has no second shell, and cannot know")
     kernel.run("from llm_magic.views import live; live.OPENS = 0.1")
     server.enqueue(Reply("Some words. " * 40, tokens_per_second=150))
 
