@@ -143,6 +143,16 @@ def test_one_answer_ends_the_same(
     assert set(screen.data[-1]) == {"text/plain", "text/html"}
 
 
+@pytest.mark.parametrize("kind", [live.LiveView, NotebookView, HeadlessView])
+def test_half_a_surrogate_pair_ends_as_a_replacement(screen: Screen, kind: Any) -> None:
+    view = kind()
+    view.start("m", nothing)
+    view.finish("a\ud83db", "m")
+
+    assert screen.data[-1]["text/plain"] == "a\ufffdb"
+    assert "a\ufffdb" in screen.data[-1]["text/html"]
+
+
 def test_the_page_is_heard() -> None:
     stopped: list[bool] = []
     stream = live.Stream(["m"], lambda: stopped.append(True), interrupts=True)

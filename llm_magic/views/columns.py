@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm_magic import plain
 from llm_magic.types import Comparison, Response
 from llm_magic.views.base import News
-from llm_magic.views.notebook import BYTES_PER_SECOND, growing, saved_form, show, writable
+from llm_magic.views.notebook import BYTES_PER_SECOND, Output, growing, saved_form, show, waiting
 from llm_magic.views.render import escaped, status_html
 from llm_magic.views.terminal import TerminalView
 
@@ -126,21 +125,23 @@ class PlainColumns(Columns):
     Args:
         labels: Name the models.
         schema: What the answers must be; None for prose.
-        handle: Of the output, where there is one already.
+        output: Where they go on, where there is one already.
     """
 
-    def __init__(self, labels: Sequence[str], schema: Schema | None, handle: Any = None) -> None:
+    def __init__(
+        self, labels: Sequence[str], schema: Schema | None, output: Output | None = None
+    ) -> None:
         super().__init__(labels)
         self._schema = schema
-        self._handle = handle
+        self._output = output or Output()
         self._drawings = [growing(schema) for _ in labels]
         self._cells = [("", "")] * len(labels)
-        self._label = f"{', '.join(labels)} … (interrupt the kernel to stop)"
+        self._label = waiting(", ".join(labels))
         self._due = 0.0
 
     def start(self, stop: Callable[[], None]) -> None:
         """Shows at once that something is on its way, and how to stop it."""
-        self._show({"text/html": status_html(self._label), "text/plain": plain.label(self._label)})
+        self._output.show({"text/html": status_html(self._label), "text/plain": self._label})
 
     def draw(self, place: int, news: News) -> float:
         """Redraws all columns where it is time to."""
@@ -150,7 +151,7 @@ class PlainColumns(Columns):
             self._cells[place] = (self._cells[place][0] + closed, last)
             if (now := time.monotonic()) >= self._due:
                 table = _table(self.labels, ["".join(cell) for cell in self._cells])
-                self._show({"text/html": status_html(self._label) + table})
+                self._output.show({"text/html": status_html(self._label) + table})
                 pause = max(1 / _REDRAWS_PER_SECOND, len(table) / BYTES_PER_SECOND)
                 self._due = now + pause
         return 1 / _REDRAWS_PER_SECOND
@@ -163,13 +164,7 @@ class PlainColumns(Columns):
 
     def finish(self) -> None:
         """Puts the form that is saved in its place."""
-        self._show(side_by_side(self.parts))
-
-    def _show(self, content: dict[str, Any]) -> None:
-        if self._handle:
-            self._handle.update(writable(content), raw=True)
-        else:
-            self._handle = show(content, display_id=True)
+        self._output.show(side_by_side(self.parts))
 
 
 class LiveColumns(Columns):
@@ -186,7 +181,7 @@ class LiveColumns(Columns):
         self._words = [""] * len(labels)
         self._plain: PlainColumns | None = None
         self._stream: Stream | None = None
-        self._handle: Any = None
+        self._output = Output()
 
     def start(self, stop: Callable[[], None]) -> None:
         """Shows the widget."""
@@ -196,7 +191,7 @@ class LiveColumns(Columns):
             self._stream = Stream(self.labels, stop, interrupts=True)
             places = range(len(self.labels))
             self._columns = [Column(self._stream, place, self._schema) for place in places]
-            self._handle = show(self._stream.bundle(", ".join(self.labels)), display_id=True)
+            self._output.show(self._stream.bundle(", ".join(self.labels)))
         # Libraries that do not fit each other raise anything.
         except Exception as error:  # noqa: BLE001
             warn(error)
@@ -230,15 +225,13 @@ class LiveColumns(Columns):
 
     def finish(self) -> None:
         """Puts the form that is saved in the widget's place."""
-        self._plain = self._plain or PlainColumns(self.labels, self._schema, self._handle)
-        self._plain.parts = self.parts
-        self._plain.finish()
+        self._output.show(side_by_side(self.parts))
         if self._stream:
             self._stream.close()
 
     def _go_plain(self) -> None:
         """Draws by updates of the output from now on."""
-        self._plain = PlainColumns(self.labels, self._schema, self._handle)
+        self._plain = PlainColumns(self.labels, self._schema, self._output)
         self._plain.start(lambda: None)
         for place, words in enumerate(self._words):
             self._plain.draw(place, News(words))

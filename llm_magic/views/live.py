@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any
 from llm_magic import plain
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import VALUES_PER_SECOND
-from llm_magic.views.notebook import NotebookView, growing, saved_form, show, writable
+from llm_magic.views.notebook import (
+    NotebookView,
+    Output,
+    growing,
+    saved_form,
+    show,
+    waiting,
+    writable,
+)
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
@@ -161,7 +169,7 @@ class Stream:
         bundle = self._widget._repr_mimebundle_()
         # ipywidgets returns the data, anywidget beside it the metadata.
         data = bundle[0] if isinstance(bundle, tuple) else bundle
-        return {**data, "text/plain": plain.label(f"{label} … (interrupt the kernel to stop)")}
+        return {**data, "text/plain": waiting(label)}
 
     def send(self, message: dict[str, Any]) -> None:
         """To the page."""
@@ -202,7 +210,7 @@ class LiveView:
         self._interrupts = interrupts
         self._plain: NotebookView | None = None
         self._stream: Stream | None = None
-        self._handle: Any = None
+        self._output = Output()
         self._label = self._words = ""
 
     def start(self, label: str, stop: Callable[[], None]) -> None:
@@ -211,7 +219,7 @@ class LiveView:
         try:
             self._stream = Stream([label], stop, interrupts=self._interrupts)
             self._column = Column(self._stream, 0, self._schema)
-            self._handle = show(self._stream.bundle(label), display_id=True)
+            self._output.show(self._stream.bundle(label))
             # Imports the renderer while the server thinks.
             self._column.draw(News(""))
         # Libraries that do not fit each other raise anything.
@@ -236,11 +244,8 @@ class LiveView:
 
     def finish(self, answer: Any, status: str, thoughts: str = "") -> None:
         """Puts the form that is saved in the widget's place."""
-        if self._plain:
-            self._plain.finish(answer, status, thoughts)
-        elif self._handle:
-            nothing = "" if answer != "" or status else f"{self._label} · no answer"
-            self._handle.update(saved_form(answer, status or nothing, thoughts), raw=True)
+        if self._output.there:
+            self._output.settle(self._label, answer, status, thoughts)
         elif answer != "" or status:
             show(saved_form(answer, status, thoughts))
         if self._stream:
@@ -248,7 +253,7 @@ class LiveView:
 
     def _go_plain(self) -> None:
         """Draws by updates of the output from now on."""
-        self._plain = NotebookView(self._schema, handle=self._handle)
+        self._plain = NotebookView(self._schema, self._output)
         self._plain.start(self._label, self._stop)
 
 

@@ -56,20 +56,20 @@ class NotebookView:
 
     Args:
         schema: What the answer must be; None for prose.
-        handle: Of the output, where there is one already.
+        output: Where it goes on, where there is one already.
     """
 
-    def __init__(self, schema: Schema | None = None, handle: Any = None) -> None:
+    def __init__(self, schema: Schema | None = None, output: Output | None = None) -> None:
         self._schema = schema
         self._model = self._label = ""
-        self._handle = handle
+        self._output = output or Output()
         self.again()
 
     def start(self, label: str, stop: Callable[[], None]) -> None:
         """Shows at once that something is on its way, and how to stop it."""
         self._model = label
-        self._label = f"{label} … (interrupt the kernel to stop)"
-        self._show({"text/html": status_html(self._label), "text/plain": plain.label(self._label)})
+        self._label = waiting(label)
+        self._output.show({"text/html": status_html(self._label), "text/plain": self._label})
         if self._schema is None:
             # Imports the renderer while the server thinks: the first redraw would otherwise take
             # long, and the pause after it ten times as long.
@@ -87,7 +87,7 @@ class NotebookView:
             told = f"{told} · reasoning, {self._thoughts:,} characters so far"
         content = status_html(told) + self._closed + last
         # text/plain is left to the final form: it would double the bytes.
-        self._show({"text/html": content})
+        self._output.show({"text/html": content})
         cost = time.monotonic() - began
         rate = VALUES_PER_SECOND if self._schema else REDRAWS_PER_SECOND
         return max(1 / rate, len(content) / BYTES_PER_SECOND, 10 * cost)
@@ -99,15 +99,37 @@ class NotebookView:
 
     def finish(self, answer: Any, status: str, thoughts: str = "") -> None:
         """Replaces what was shown by the form that is saved."""
-        # A front end keeps an emptied output as a gap, so a call without an answer says so.
-        nothing = "" if answer != "" or status else f"{self._model} · no answer"
-        self._show(saved_form(answer, status or nothing, thoughts))
+        self._output.settle(self._model, answer, status, thoughts)
 
-    def _show(self, content: dict[str, Any]) -> None:
+
+class Output:
+    """One output of a cell: displayed first, and then updated in place."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    @property
+    def there(self) -> bool:
+        """Whether it has been displayed."""
+        return self._handle is not None
+
+    def show(self, content: dict[str, Any]) -> None:
+        """Has this bundle from now on."""
         if self._handle:
             self._handle.update(writable(content), raw=True)
         else:
             self._handle = show(content, display_id=True)
+
+    def settle(self, label: str, answer: Any, status: str, thoughts: str) -> None:
+        """Has the form of an answer that is saved."""
+        # A front end keeps an emptied output as a gap, so a call without an answer says so.
+        nothing = "" if answer != "" or status else f"{label} · no answer"
+        self.show(saved_form(answer, status or nothing, thoughts))
+
+
+def waiting(label: str) -> str:
+    """What is shown of an answer that is on its way; ``label`` names the model."""
+    return plain.label(f"{label} … (interrupt the kernel to stop)")
 
 
 def growing(schema: Schema | None) -> GrowingMarkdown | GrowingValue:
