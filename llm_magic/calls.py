@@ -45,10 +45,7 @@ def ask(
     """
     try:
         response = session.desk.find(request, wish, session.cell)
-        if response is None:
-            run = _run(session, request, view, wish)
-            run.begin()
-            response = run.end()
+        response = response or _run(session, request, view, wish).through()
         return _finish(session, request, response, view, place, after)
     finally:
         session.desk.warn()
@@ -69,10 +66,9 @@ def start(
     Raises:
         LLMError: It cannot even be started.
     """
-    label = request.model or "the server's model"
     try:
         if response := session.desk.find(request, wish, session.cell):
-            return come(label, _finish(session, request, response, view, place))
+            return come(response.model, _finish(session, request, response, view, place))
         run = _run(session, request, view, wish, alone=True)
         run.begin()
     finally:
@@ -81,7 +77,7 @@ def start(
     def rest() -> Response:
         return _finish(session, request, run.end(), view, place)
 
-    return session.background.go_on(label, rest, run.feed.halt)
+    return session.background.go_on(run.label, rest, run.feed.halt)
 
 
 def compare(
@@ -119,10 +115,7 @@ def compare(
 
 def _through(session: Session, run: Run, wish: Wish) -> Response:
     """The answer of one of several calls: found, or asked."""
-    response = session.desk.find(run.request, wish, session.cell)
-    if response is None:
-        run.begin()
-        response = run.end()
+    response = session.desk.find(run.request, wish, session.cell) or run.through()
     return _finish(session, run.request, response, run.view)
 
 
@@ -145,10 +138,11 @@ def _finish(
     after: After | None = None,
 ) -> Response:
     """Takes a whole answer down in its conversation, and draws its final form."""
-    told = bool(session.settings.feedback) and not isinstance(view, Silent)
-    notes = [place.keep(request, response, told=told), after(response) if after else ""]
-    if view is not _SILENT:
-        status = _status(session, response, *notes) if session.settings.feedback else ""
+    drawn, feedback = not isinstance(view, Silent), bool(session.settings.feedback)
+    kept = place.keep(request, response, told=drawn and feedback)
+    notes = [kept, after(response) if after else ""]
+    if drawn:
+        status = _status(session, response, *notes) if feedback else ""
         view.finish(response.value, status, response.reasoning)
     return response
 

@@ -12,7 +12,6 @@ from llm_magic.views import Feed, View, uninterrupted
 
 SETTLE_SECONDS = 0.3
 """How long an interrupted cell waits for its connection to be closed and counted."""
-_MODEL_UNKNOWN = "the server's model"
 
 
 class Run:
@@ -36,6 +35,7 @@ class Run:
         alone: bool = False,
     ) -> None:
         self.request = request
+        self.label = request.model or "the server's model"
         self.feed = Feed()
         self.view = view
         self._submit = submit
@@ -53,7 +53,7 @@ class Run:
         with self._shown_to_its_end():
             self._future = self._submit(self.feed)
             self._future.add_done_callback(lambda _: self.feed.close())
-            self.view.start(self.request.model or _MODEL_UNKNOWN, self.feed.halt)
+            self.view.start(self.label, self.feed.halt)
 
     def end(self) -> Response:
         """Draws until the answer is whole.
@@ -65,6 +65,16 @@ class Run:
         with self._shown_to_its_end():
             self.feed.follow(self.view)
             return self._future.result()
+
+    def through(self) -> Response:
+        """Begins, and draws until the answer is whole.
+
+        Raises:
+            LLMError: As ``begin`` and ``end``.
+            Interrupted: Likewise.
+        """
+        self.begin()
+        return self.end()
 
     @contextmanager
     def _shown_to_its_end(self) -> Iterator[None]:
