@@ -231,12 +231,18 @@ class Chats:
             return {each: len(turns) for each, turns in gone.items() if turns}
 
 
+def message_of(shell: Any) -> Mapping[str, Any]:
+    """The message by which a front end has the shell run this cell; empty where none does."""
+    parent: Mapping[str, Any] = getattr(shell, "get_parent", dict)() or {}
+    return parent
+
+
 def _running(shell: Any, label: str) -> Cell:
     """The cell that runs, as the front end names it.
 
     JupyterLab, Notebook 7 and VS Code send a ``cellId``; nbclient, the console and a terminal none.
     """
-    parent: Mapping[str, Any] = getattr(shell, "get_parent", dict)() or {}
+    parent = message_of(shell)
     name = (parent.get("metadata") or {}).get("cellId") or ""
     run = (parent.get("header") or {}).get("msg_id") or ""
     return Cell(str(name), str(run), label)

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llm_magic.chats import message_of
+
 NO_CODE = "no code block in the answer"
 PUT = "code put into the next cell"
 PROMPTED = "code put into the next prompt"
@@ -49,7 +51,7 @@ def put(shell: Any, code: str) -> str:
         return PROMPTED
     if "google.colab" in sys.modules:
         return COPY
-    message = _message(shell)
+    message = message_of(shell)
     name = message.get("metadata", {}).get("cellId") or ""
     path = _path(shell, name)
     if path is None:
@@ -64,11 +66,6 @@ def put(shell: Any, code: str) -> str:
         return seen
     shell.set_next_input(code)
     return PUT
-
-
-def _message(shell: Any) -> dict[str, Any]:
-    """The message that asked the kernel to run this cell."""
-    return getattr(shell, "get_parent", dict)() or {}
 
 
 def _path(shell: Any, name: str) -> Path | None:
