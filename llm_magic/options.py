@@ -54,7 +54,7 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
     words: list[str] = []
     name, place = "", 0
     while True:
-        place += len(line[place:]) - len(line[place:].lstrip())
+        place = _past_blanks(line, place)
         if found := _NAME.match(line, place):
             name, place = found[1], found.end()
         elif line[place : place + 3].rstrip() == "--":
@@ -172,7 +172,7 @@ def _json_value(key: str, value: str) -> Any:
 
 def _value(line: str, place: int, option: str) -> tuple[str, int]:
     """The next word, without the quotes around it or in it; and the place behind it."""
-    place += len(line[place:]) - len(line[place:].lstrip())
+    place = _past_blanks(line, place)
     if found := _QUOTED.match(line, place):
         return re.sub(r"""\\(["'\\])""", r"\1", found["text"]), found.end()
     if found := _WORD.match(line, place):
@@ -182,7 +182,7 @@ def _value(line: str, place: int, option: str) -> tuple[str, int]:
 
 def _type(line: str, place: int, option: str) -> tuple[str, int]:
     """A type expression, which has blanks in its brackets and around ``|``."""
-    place += len(line[place:]) - len(line[place:].lstrip())
+    place = _past_blanks(line, place)
     if found := _QUOTED.match(line, place):
         return found["text"], found.end()
     start, depth = place, 0
