@@ -93,6 +93,13 @@ def server() -> Iterator[ScriptedServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[ScriptedServer]:
+    """One for all tests of a module whose kernel is one as well; each test resets it."""
+    with ScriptedServer() as running:
+        yield running
+
+
 @pytest.fixture
 def provider(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The scripted server as the provider of a script, whose session is closed at its end."""

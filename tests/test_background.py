@@ -184,12 +184,6 @@ def test_what_does_not_go_together_is_refused(
     assert server.requests == []
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        yield running
-
-
 @pytest.fixture
 def watched(shared_server: ScriptedServer) -> Iterator[Kernel]:
     shared_server.reset()

@@ -431,12 +431,6 @@ def test_a_terminal_has_no_cells_so_every_call_is_a_further_turn(terminal: Termi
 # Cells of a notebook
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        yield running
-
-
 class Notebook:
     """Somebody's notebook, whose front end names its cells as JupyterLab does."""
 

@@ -68,12 +68,6 @@ def started(server: ScriptedServer, *first: str, watched: bool = True, **more: s
     return kernel
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        yield running
-
-
 @pytest.fixture
 def server(shared_server: ScriptedServer) -> ScriptedServer:
     shared_server.reset()

@@ -20,12 +20,6 @@ HEAVY += ("genai_prices", "tenacity", "markdown_it", "httpx2", "dotenv")
 
 
 @pytest.fixture(scope="module")
-def shared_server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def environment(shared_server: ScriptedServer) -> dict[str, str]:
     return {"OPENAI_BASE_URL": shared_server.url, "OPENAI_API_KEY": KEY}
 

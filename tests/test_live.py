@@ -157,12 +157,6 @@ def test_what_was_asked_anew_begins_anew() -> None:
 
 
 @pytest.fixture(scope="module")
-def shared_server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def shared_kernel(shared_server: ScriptedServer) -> Iterator[Kernel]:
     environment = {
         "OPENAI_BASE_URL": shared_server.url,

@@ -112,12 +112,6 @@ class Page:
             self._shell = ""
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        yield running
-
-
 @pytest.fixture
 def server(shared_server: ScriptedServer) -> ScriptedServer:
     shared_server.reset()
