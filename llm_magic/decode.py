@@ -7,8 +7,8 @@ and unlabelled lines in silence, and builds a pydantic object for each token.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llm_magic.types import Usage
@@ -75,9 +75,11 @@ class Sent:
 
     Attributes:
         body: The JSON body as it was sent.
+        headers: Of the server's response.
     """
 
     body: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Event = Sent | Piece | Finish | Model | Usage | Done | Alive

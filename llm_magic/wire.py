@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from llm_magic.decode import BadStream, Done, Event, MessageReader, Sent, StreamDecoder, read_json
+from llm_magic.body import body_events, whole_events
+from llm_magic.decode import BadStream, Event, Sent
+from llm_magic.entries import dumps
 from llm_magic.errors import (
     AuthenticationFailed,
     LLMError,
@@ -22,9 +25,10 @@ from llm_magic.explain import explain, scrub
 from llm_magic.ladder import Rung, formatted, is_openai, step_down
 from llm_magic.pace import paced
 from llm_magic.types import Request
+from llm_magic.whole import Lost, Posting, Whole
 
 if TYPE_CHECKING:
-    from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
 # OpenAI and Azure want the cap on the answer as `max_completion_tokens`, which their newest models
 # alone accept. Everybody else understands `max_tokens`; some (DeepSeek, older Ollama) accept the
@@ -37,9 +41,7 @@ _UNWANTED = re.compile(
     r"|not implemented|invalid (field|parameter|argument)",
     re.IGNORECASE,
 )
-_DRAIN_SECONDS = 0.1
 _LISTED_SECONDS = 10.0
-_LARGEST_BODY = 64 * 1024 * 1024
 
 
 def is_local(base_url: str) -> bool:
@@ -64,6 +66,7 @@ class OpenAIWire:
         self._local = is_local(base_url)
         self._client: AsyncOpenAI | None = None
         self._making = asyncio.Lock()
+        self._posting = Posting(base_url, api_key)
         self._listed: tuple[float, list[str]] | None = None
         # What this server has refused so far, so that it is asked in its own way from then on.
         self._usage_on_request = True
@@ -75,26 +78,49 @@ class OpenAIWire:
     def __repr__(self) -> str:
         return f"OpenAIWire({self.host!r})"
 
-    async def ready(self) -> None:
-        """Makes the client.
+    async def ready(self, *, whole: bool = False) -> None:
+        """Makes the client, or what sends for whole answers.
 
         Raises:
             AuthenticationFailed: No key, and the server is not a local one.
         """
-        await self._connected()
+        if whole:
+            self._check_key()
+            await self._posting.ready()
+        else:
+            await self._connected()
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """The exact JSON body that this server is sent."""
+    def body(self, request: Request, *, whole: bool = False) -> dict[str, Any]:
+        """The exact JSON body that this server is sent, for a stream or for a whole answer."""
         body: dict[str, Any] = {"model": request.model, "messages": list(request.messages)}
         if request.max_tokens is not None:
             body[self._cap_field] = request.max_tokens
         body |= request.fields
         if request.schema:
             body |= formatted(body, request.schema, self._rung(request), self._hostname)
+        if whole:
+            return body
         body["stream"] = True
         if self._usage_on_request:
             body.setdefault("stream_options", {"include_usage": True})
         return body
+
+    async def whole(self, request: Request) -> AsyncGenerator[Event]:
+        """The events of one answer that is not streamed.
+
+        Raises:
+            LLMError: As ``stream``.
+        """
+        body, answer = await self._taken(request, self._post, whole=True)
+        yield Sent(body, answer.headers)
+        fault: LLMError | None = None
+        try:
+            for event in whole_events(answer.body):
+                yield event
+        except BadStream as error:
+            fault = self._unreadable(error)
+        if fault:
+            raise fault
 
     async def stream(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one answer; closing the iterator closes the connection.
@@ -103,11 +129,12 @@ class OpenAIWire:
             LLMError: The class that says what happened; its ``retryable`` says whether the same
                 request may be sent again.
         """
-        body, answer = await self._open(request)
-        yield Sent(body)
+        body, answer = await self._taken(request, self._stream)
+        yield Sent(body, answer.response.headers)
         fault: LLMError | None = None
         try:
-            async with aclosing(self._events(paced(answer.response.aiter_bytes()))) as events:
+            pieces = self._pieces(paced(answer.response.aiter_bytes()))
+            async with aclosing(pieces), aclosing(body_events(pieces)) as events:
                 async for event in events:
                     yield event
         except BadStream as error:
@@ -137,6 +164,7 @@ class OpenAIWire:
 
     async def close(self) -> None:
         """Closes the kept connections."""
+        await self._posting.close()
         if self._client:
             await self._client.close()
 
@@ -161,17 +189,18 @@ class OpenAIWire:
                 fix="Set it again: OPENAI_API_KEY=... in the environment or a .env file.",
             )
 
-    async def _open(self, request: Request) -> tuple[dict[str, Any], Any]:
-        """The body that the server took, and the answer's open stream.
+    async def _taken(
+        self, request: Request, send: Callable[[dict[str, Any], str], Any], *, whole: bool = False
+    ) -> tuple[dict[str, Any], Any]:
+        """The body that the server took, and its answer.
 
         A field of ours that the server refuses is given up, once.
         """
-        client = await self._connected()
         given_up: set[str] = set()
         while True:
-            body = self.body(request)
+            body = self.body(request, whole=whole)
             try:
-                return body, await self._guarded(_posted(client, body), request.model)
+                return body, await send(body, request.model)
             except ProviderError as error:
                 if self._step_down(error, body, request):
                     continue
@@ -182,6 +211,23 @@ class OpenAIWire:
                     raise
                 given_up |= {field} if field == "stream_options" else set(_CAP_NAMES)
                 self._do_without(field)
+
+    async def _stream(self, body: dict[str, Any], model: str) -> Any:
+        """An open stream."""
+        return await self._guarded(_posted(await self._connected(), body), model)
+
+    async def _post(self, body: dict[str, Any], model: str) -> Whole:
+        """A whole answer."""
+        try:
+            answer = await self._posting.post(dumps(body))
+        except Lost as error:
+            reason = scrub(str(error), self._key)
+            ours: LLMError = self._broken(reason) if error.begun else self._unreachable(reason)
+        else:
+            if answer.status < 400:
+                return answer
+            ours = self._refused(answer.status, _parsed(answer.body), answer.headers, model)
+        raise ours
 
     def _rung(self, request: Request) -> Rung:
         return self._rungs.get(request.model, "json_schema")
@@ -223,26 +269,19 @@ class OpenAIWire:
         try:
             return await sending
         except openai.APIStatusError as error:
-            ours = self._refused(error, model)
+            body = error.body or error.response.text
+            ours = self._refused(error.status_code, body, error.response.headers, model)
         except openai.APIConnectionError as error:
-            ours = self._unreachable(error)
+            ours = self._unreachable(scrub(_root(error), self._key))
         except openai.OpenAIError as error:
             ours = LLMError(scrub(f"The request could not be made: {error}.", self._key))
         raise ours
 
-    def _refused(self, error: APIStatusError, model: str) -> LLMError:
-        body = error.body
-        if body is None or body == "":
-            body = error.response.text
+    def _refused(self, status: int, body: Any, headers: Mapping[str, str], model: str) -> LLMError:
         body = scrub(body, self._key)
-        headers = dict(error.response.headers)
-        return explain(error.status_code, body, headers=headers, model=model, host=self.host)
+        return explain(status, body, headers=dict(headers), model=model, host=self.host)
 
-    def _unreachable(self, error: APIConnectionError) -> ServerUnreachable:
-        cause: BaseException = error
-        while cause.__cause__ or cause.__context__:
-            cause = cause.__cause__ or cause.__context__ or cause
-        reason = scrub(str(cause) or type(cause).__name__, self._key)
+    def _unreachable(self, reason: str) -> ServerUnreachable:
         fix = "Check the network and the address: %config LLMMagic.base_url"
         if self._local:
             fix = f"Is the server at {self.host} running? Start it, then run the cell again."
@@ -250,65 +289,21 @@ class OpenAIWire:
             f"Cannot reach {self.host}: {reason}. No answer was received.", fix=fix, retryable=True
         )
 
-    async def _events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event]:
-        """The body as events, whether it is a stream, one JSON object, or no answer at all.
-
-        Told by the first byte, not by the content type: servers label streams as text/plain or
-        not at all.
-        """
-        first = await self._first(chunks)
-        if first[:1] in (b"{", b"[", b"<"):
-            body = await self._whole(first, chunks)
-            if first[:1] == b"<":
-                raise BadStream("an HTML page", body.decode(errors="replace"))
-            for event in MessageReader().completion(read_json(body)):
-                yield event
-            return
-        decoder = StreamDecoder()
-        data: bytes | None = first
-        while data is not None:
-            for event in decoder.feed(data):
-                if type(event) is Done:
-                    await self._drain(chunks)
-                    return
-                yield event
-            data = await self._next(chunks)
-        for event in decoder.close():
-            if type(event) is not Done:
-                yield event
-
-    async def _first(self, chunks: AsyncIterator[bytes]) -> bytes:
-        data: bytes | None = b""
-        start = b""
-        while data is not None and not start:
-            data = await self._next(chunks)
-            start += (data or b"").removeprefix(b"\xef\xbb\xbf").lstrip()
-        return start
-
-    async def _whole(self, first: bytes, chunks: AsyncIterator[bytes]) -> bytes:
-        body = bytearray(first)
-        while len(body) < _LARGEST_BODY and (data := await self._next(chunks)) is not None:
-            body += data
-        return bytes(body)
-
-    async def _next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+    async def _pieces(self, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """The body as it comes, its faults as ours."""
         try:
-            return await anext(chunks, None)
+            async for piece in body:
+                yield piece
         except Exception as error:  # noqa: BLE001
             # Whatever the transport raises in mid-body (openai 3 gives httpx2's errors, openai 2
             # httpx's) is a lost connection.
-            reason = scrub(str(error) or type(error).__name__, self._key)
-            lost = StreamBroken(f"The connection to {self.host} was lost: {reason}.")
+            lost = self._broken(scrub(str(error) or type(error).__name__, self._key))
+        else:
+            return
         raise lost
 
-    async def _drain(self, chunks: AsyncIterator[bytes]) -> None:
-        """Reads to the end behind ``[DONE]``, so that the connection can serve the next call."""
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while await self._next(chunks) is not None:
-                    pass
-        except (TimeoutError, StreamBroken):
-            return
+    def _broken(self, reason: str) -> StreamBroken:
+        return StreamBroken(f"The connection to {self.host} was lost: {reason}.")
 
     def _unreadable(self, error: BadStream) -> LLMError:
         body = scrub(error.body, self._key)
@@ -334,6 +329,21 @@ def _posted(client: AsyncOpenAI, body: dict[str, Any]) -> Any:
     return client.post(
         "/chat/completions", body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object]
     )
+
+
+def _root(error: BaseException) -> str:
+    """Why a connection failed, which the client wraps in its own words."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return str(error) or type(error).__name__
+
+
+def _parsed(body: bytes) -> Any:
+    """An error's body as JSON, or as its words."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body.decode(errors="replace")
 
 
 def _make_client(base_url: str, api_key: str) -> AsyncOpenAI:
