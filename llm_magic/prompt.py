@@ -53,16 +53,89 @@ def render(source: str, names: Mapping[str, Any], *, raw: bool = False) -> Conte
         PromptError: Empty, a template error, an undefined name (with the closest that exists),
             or text that no server could be sent.
     """
-    source = source.strip("\r\n").rstrip()
-    content: Content = source if raw else _expand(source, names)
-    words = text_of({"role": "user", "content": content})
-    if not words.strip():
+    return Template(source, names, raw=raw).render({})
+
+
+class Template:
+    """A prompt that is rendered for each row of a table, or once.
+
+    Args:
+        source: The cell's body.
+        names: The notebook's namespace.
+        raw: Take the body as it is.
+
+    Attributes:
+        uses: The names that it takes from its row or from the notebook.
+
+    Raises:
+        PromptError: It is no valid template.
+    """
+
+    def __init__(self, source: str, names: Mapping[str, Any], *, raw: bool = False) -> None:
+        self._source = source.strip("\r\n").rstrip()
+        self._names = names
+        self.uses: frozenset[str] = frozenset()
+        self._compiled: Any = None
+        if not raw and ("{{" in self._source or "{%" in self._source):
+            self._compiled, self.uses = _compiled(self._source, names)
+
+    def render(self, row: Mapping[str, Any]) -> Content:
+        """The content of a message.
+
+        Args:
+            row: Names that come before those of the notebook.
+
+        Raises:
+            PromptError: Empty, an undefined name (with the closest that exists), a failure of the
+                template, or text that no server could be sent.
+        """
+        content = self._expand(row) if self._compiled else self._source
+        words = content if isinstance(content, str) else text_of({"content": content})
+        if not words.strip():
+            raise PromptError(
+                "The prompt is empty; nothing was sent.",
+                fix="Write it below the %%llm line, or behind %llm on the same line.",
+            )
+        check_text(words)
+        return content
+
+    def _expand(self, row: Mapping[str, Any]) -> Content:
+        from jinja2 import UndefinedError
+
+        images: list[ImageValue] = []
+        try:
+            text = self._compiled.render({**row, _IMAGES: images})
+        except UndefinedError as error:
+            raise _undefined(error, {**self._names, **row}, of_row=bool(row)) from None
+        except LLMError:
+            raise
+        except Exception as error:
+            raise PromptError(
+                f"The template failed with {type(error).__name__}: {_one_line(error)}; "
+                "nothing was sent.",
+                fix=f"Try the expression in a cell of its own. {RAW_HINT}",
+            ) from error
+        return _with_images(text, images) if images else text
+
+
+def _compiled(source: str, names: Mapping[str, Any]) -> tuple[Any, frozenset[str]]:
+    from jinja2 import TemplateSyntaxError
+    from jinja2.meta import find_undeclared_variables
+
+    environment = _environment()
+    try:
+        tree = environment.parse(source)
+        uses = frozenset(find_undeclared_variables(tree))
+        # A rendering copies what it can see, so it sees what it uses. (Jinja2's own names, such as
+        # dict, are not among the undeclared ones, and the notebook's come before them.)
+        seen = {name: names[name] for name in uses | environment.globals.keys() if name in names}
+        return environment.from_string(tree, globals=seen), uses
+    except TemplateSyntaxError as error:
         raise PromptError(
-            "The prompt is empty; nothing was sent.",
-            fix="Write it below the %%llm line, or behind %llm on the same line.",
-        )
-    check_text(words)
-    return content
+            f"Line {error.lineno} of the prompt is no valid template: {_one_line(error)}; "
+            "nothing was sent.",
+            fix=RAW_HINT,
+        ) from None
 
 
 def check_text(text: str) -> None:
@@ -77,35 +150,6 @@ def check_text(text: str) -> None:
             f"({odd[0]!a}), probably from a file that is not UTF-8; nothing was sent.",
             fix="Read the file with its real encoding: open(path, encoding='latin-1')",
         )
-
-
-def _expand(source: str, names: Mapping[str, Any]) -> Content:
-    from jinja2 import TemplateSyntaxError, UndefinedError
-
-    if "{{" not in source and "{%" not in source:
-        return source
-    images: list[ImageValue] = []
-    environment = _environment()
-    try:
-        template = environment.from_string(source)
-        text = template.render({**names, _IMAGES: images})
-    except TemplateSyntaxError as error:
-        raise PromptError(
-            f"Line {error.lineno} of the prompt is no valid template: {_one_line(error)}; "
-            "nothing was sent.",
-            fix=RAW_HINT,
-        ) from None
-    except UndefinedError as error:
-        raise _undefined(error, names) from None
-    except LLMError:
-        raise
-    except Exception as error:
-        raise PromptError(
-            f"The template failed with {type(error).__name__}: {_one_line(error)}; "
-            "nothing was sent.",
-            fix=f"Try the expression in a cell of its own. {RAW_HINT}",
-        ) from error
-    return _with_images(text, images) if images else text
 
 
 def _one_line(error: Exception) -> str:
@@ -158,7 +202,7 @@ def _environment() -> SandboxedEnvironment:
     return environment
 
 
-def _undefined(error: Exception, names: Mapping[str, Any]) -> PromptError:
+def _undefined(error: Exception, names: Mapping[str, Any], *, of_row: bool = False) -> PromptError:
     """Says which name is not there, and which is near."""
     said = str(error)
     if found := re.search(r"^'(\w+)' is undefined", said):
@@ -166,9 +210,9 @@ def _undefined(error: Exception, names: Mapping[str, Any]) -> PromptError:
         visible = [each for each in names if not each.startswith("_")]
         near = difflib.get_close_matches(name, visible, n=1, cutoff=0.6)
         guess = f"Did you mean {{{{ {near[0]} }}}}? " if near else f"Define {name} first. "
+        where = "among the columns or in the notebook" if of_row else "in the notebook"
         return PromptError(
-            f"The prompt uses {{{{ {name} }}}}, and there is no {name} in the notebook; nothing "
-            "was sent.",
+            f"The prompt uses {{{{ {name} }}}}, and there is no {name} {where}; nothing was sent.",
             fix=guess + RAW_HINT,
         )
     if found := re.search(r"'([\w. ]+)' has no (?:attribute|element) '?([^']+)'?", said):
