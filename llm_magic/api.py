@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_magic import calls, control
 from llm_magic.chats import Place
@@ -16,6 +16,9 @@ from llm_magic.session import Session, current
 from llm_magic.types import Request, Response, Wish
 from llm_magic.views import Feed
 from llm_magic.views.tables import Table
+
+if TYPE_CHECKING:
+    from llm_magic.mapped import Totals
 
 
 def ask(
@@ -127,6 +130,103 @@ def _prepared(
     place = session.chats.place(chat, session.shell, session.cell)
     request = session.request(content, place=place, **options)
     return session, request, Wish(fresh, no_cache, most, repairs), place
+
+
+def map_rows(
+    frame: Any,
+    prompt: str,
+    *,
+    schema: Any = str,
+    concurrency: int | Literal["auto"] = "auto",
+    max_cost: float | Decimal | None = None,
+    sample: int | None = None,
+    model: str | None = None,
+    system: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    effort: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    no_cache: bool = False,
+    repairs: int = 1,
+    quiet: bool = False,
+) -> Any:
+    """Asks the same about every row of a table. Equal rows are asked once, stored answers are free.
+
+    An interrupt, Stop, or the end of a budget gives back the table as far as it came, with a
+    warning; the same call again goes on from there.
+
+    Args:
+        frame: A data frame (pandas, polars, pyarrow), a series, a list of dicts, objects or
+            texts, an iterator of them, or the glob of files.
+        prompt: A Jinja2 template over the columns of a row, ``{{ text }}`` or
+            ``{{ row["odd name"] }}``, and the notebook's names. Texts are named ``text``.
+        schema: What an answer must be; its fields become typed columns. ``str`` is prose.
+        concurrency: Rows on their way at once; ``"auto"`` finds what the server takes.
+        max_cost: USD; the run ends before it can come to more.
+        sample: Only so many rows, evenly spaced.
+        model: Model name; None takes the setting.
+        system: System message, a template over the notebook's names; None takes the setting.
+        temperature: Sampling temperature.
+        max_tokens: Cap on each answer, in tokens.
+        seed: Seed, for servers that take one.
+        effort: Reasoning effort: ``"low"``, ``"medium"`` or ``"high"``.
+        params: Further fields of the request.
+        fresh: Ask again, and keep the new answers in place of the cached ones.
+        no_cache: Neither look answers up nor keep them.
+        repairs: How often an answer that does not fit ``schema`` is asked again with its errors.
+        quiet: Show no progress.
+
+    Returns:
+        A table of the same kind, rows and index as they were, with a column for each field of the
+        schema (else ``answer``), and ``_error`` (text), ``_cached`` and ``_cost`` (USD). Columns of
+        the same name are replaced. ``totals(results)`` has the counts and ``retry_failed()``.
+
+    Raises:
+        LLMError: Nothing could be asked at all. What a row fails with is in ``_error``.
+        Interrupted: On Ctrl-C before anything had come.
+    """
+    from llm_magic.job import job_for
+    from llm_magic.mapped import go_through, tell
+    from llm_magic.views import choose_progress
+
+    session = current()
+    session.settings.read_environment()
+    shell = session.shell
+    job = job_for(
+        session,
+        frame,
+        prompt,
+        {} if shell is None else shell.user_ns,
+        wish=Wish(fresh, no_cache, None if max_cost is None else Decimal(str(max_cost)), repairs),
+        concurrency=concurrency,
+        sample=sample,
+        model=model,
+        system=system,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        effort=effort,
+        params=params,
+        schema=schema,
+    )
+    view = choose_progress(shell, quiet=quiet, widgets=session.settings.widgets)
+    return tell(go_through(session, job, view))
+
+
+def totals(results: Any) -> Totals:
+    """What the run came to that gave these results.
+
+    Args:
+        results: What ``map_rows`` or ``%%llm_map`` returned.
+
+    Raises:
+        PromptError: They are no such results.
+    """
+    from llm_magic.mapped import totals_of
+
+    return totals_of(results)
 
 
 def usage(by: control.By = "model") -> Any:

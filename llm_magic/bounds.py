@@ -23,6 +23,36 @@ IMAGE_TOKENS = 50_000
 each of up to 8 tiles (OpenAI's guide to images and vision)."""
 
 
+class Purse:
+    """What all rows of one run may come to. Counted on the ledger's thread alone.
+
+    Args:
+        cap: USD; None for no such limit.
+
+    Attributes:
+        held: Nano-dollars that rows on their way can come to at most.
+        spent: Nano-dollars that rows came to.
+    """
+
+    def __init__(self, cap: Decimal | None = None) -> None:
+        self.cap = cap
+        self.held = self.spent = 0
+
+    @property
+    def left(self) -> Decimal | None:
+        """USD that one more row may come to; None for any amount."""
+        return None if self.cap is None else self.cap - dollars(self.held + self.spent)
+
+    def hold(self, amount: int) -> None:
+        """Holds a row's worst case, in nano-dollars."""
+        self.held += amount
+
+    def settle(self, held: int, spent: int) -> None:
+        """Puts what a row came to in the place of what it held."""
+        self.held -= held
+        self.spent += spent
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What one call may spend.
@@ -33,6 +63,7 @@ class Terms:
         max_cost: The most that this call may come to, in USD; None for no such limit.
         strict: Whether nothing is asked when the ledger cannot be written.
         cell: The cell that asks; empty outside of a notebook.
+        purse: What the calls of its run may spend together.
     """
 
     limits: Sequence[Limit] = ()
@@ -40,6 +71,15 @@ class Terms:
     max_cost: Decimal | None = None
     strict: bool = True
     cell: str = ""
+    purse: Purse | None = None
+
+    @property
+    def most(self) -> Decimal | None:
+        """The most that the call may come to now, in USD; None for no such limit."""
+        left = self.purse.left if self.purse else None
+        if left is None or self.max_cost is None:
+            return self.max_cost if left is None else left
+        return min(left, self.max_cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +154,8 @@ def worst_case(
         # In words as well, for a server that will not take it as a field.
         tokens_in += len(dumps(request.schema.instruction))
     limited = {limit.metric for limit, _ in standing} - {"requests"}
-    in_money = "usd" in limited or terms.max_cost is not None
+    most = terms.most
+    in_money = "usd" in limited or most is not None
     tier = request.fields.get("service_tier")
 
     def price(tokens_out: int) -> Decimal | None:
@@ -125,27 +166,27 @@ def worst_case(
     if in_money and price(0) is None:
         raise _unpriced(request)
     # Models that are held to JSON can fall into endless blanks: such an answer has a cap always.
-    if out is None and (limited or terms.max_cost is not None or request.schema):
-        cap = _affordable(tokens_in, price, terms, standing)
+    if out is None and (limited or most is not None or request.schema):
+        cap = _affordable(tokens_in, price, most, standing)
         request = replace(request, max_tokens=cap)
         out = cap * _answers(request)
     cost = price(out) if out is not None else None
-    if terms.max_cost is not None and cost is not None and cost > terms.max_cost:
-        raise _too_dear(terms.max_cost, cost)
+    if most is not None and cost is not None and cost > most:
+        raise _too_dear(terms, cost)
     return Worst(request, tokens_in, out, cost)
 
 
 def _affordable(
     tokens_in: int,
     price: Callable[[int], Decimal | None],
-    terms: Terms,
+    most: Decimal | None,
     standing: Sequence[tuple[Limit, int]],
 ) -> int:
     """The largest cap that fits; the smallest one where none does, which is then refused."""
 
     def fits(cap: int) -> bool:
         cost = price(cap) or ZERO
-        if terms.max_cost is not None and cost > terms.max_cost:
+        if most is not None and cost > most:
             return False
         ask = Amount(1, tokens_in + cap, nanos(cost))
         return all(used + ask.of(limit.metric) <= limit.cap for limit, used in standing)
@@ -169,13 +210,27 @@ def _unpriced(request: Request) -> QuotaExceeded:
     )
 
 
-def _too_dear(most: Decimal, cost: Decimal) -> QuotaExceeded:
+def _too_dear(terms: Terms, cost: Decimal) -> QuotaExceeded:
+    left = terms.purse.left if terms.purse else None
+    if terms.purse and left is not None and cost > left:
+        cap = terms.purse.cap
+        return QuotaExceeded(
+            f"{usd(max(ZERO, left))} is left of --max-cost {cap}, and one more row can cost up to "
+            f"{usd(cost)}; it was not sent.",
+            fix="Ask for shorter answers with --max-tokens N, or allow more.",
+            scope="run",
+            metric="usd",
+            cap=cap,
+            used=dollars(terms.purse.spent),
+            asked=cost,
+        )
     return QuotaExceeded(
-        f"This call can cost up to {usd(cost)}, more than --max-cost {most}; nothing was sent.",
+        f"This call can cost up to {usd(cost)}, more than --max-cost {terms.max_cost}; nothing "
+        "was sent.",
         fix="Ask for a shorter answer with --max-tokens N, or allow more.",
         scope="call",
         metric="usd",
-        cap=most,
+        cap=terms.max_cost,
         asked=cost,
     )
 

@@ -26,7 +26,7 @@ from llm_magic.errors import (
     StoreWarning,
 )
 from llm_magic.flight import Flights
-from llm_magic.holds import Quota
+from llm_magic.quota import Quota
 from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
 from llm_magic.prices import Prices
 from llm_magic.settings import LLMMagic

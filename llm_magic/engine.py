@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from llm_magic.answer import Answer
 from llm_magic.bounds import Terms
-from llm_magic.decode import Event, Piece
+from llm_magic.decode import Event, Piece, Sent
 from llm_magic.entries import Fingerprint, fingerprint
 from llm_magic.errors import (
     ContextTooLong,
@@ -27,7 +27,10 @@ from llm_magic.errors import (
     UnknownModel,
 )
 from llm_magic.flight import Flights, Sink
-from llm_magic.holds import Hold, Quota
+from llm_magic.gate import Gate
+from llm_magic.holds import Hold
+from llm_magic.lane import Lane
+from llm_magic.quota import Quota
 from llm_magic.retry import attempts
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
@@ -35,6 +38,9 @@ from llm_magic.watch import Limits, Watch
 
 FLIGHT_LOOK = 0.05
 """Seconds between two looks whether another kernel's equal call is over."""
+LONGEST_AT_ONCE = 20_000
+"""Characters of an answer that are read on the loop's thread, if none of the notebook's code runs for
+it: a thread of its own costs five times a small answer's reading."""
 SMALLER_CAP = 2048
 """The cap on a structured answer, in tokens, where the context is too small for the first."""
 
@@ -44,14 +50,17 @@ class Wire(Protocol):
 
     host: str
 
-    async def ready(self) -> None:
+    async def ready(self, *, whole: bool = False) -> None:
         """Makes what is needed to send; no time limit runs yet, since importing takes time."""
 
-    def body(self, request: Request) -> dict[str, Any]:
+    def body(self, request: Request, *, whole: bool = False) -> dict[str, Any]:
         """The exact JSON body that is sent for a request."""
 
     def stream(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one answer; an async generator, closed by the engine."""
+
+    def whole(self, request: Request) -> AsyncGenerator[Event]:
+        """The same for an answer that comes in one piece."""
 
     async def models(self) -> list[str]:
         """Names of the models on offer."""
@@ -68,6 +77,9 @@ class Call:
         quota: Where that is booked.
         flights: The calls of this kernel that it may join.
         repairs: How often an answer that does not fit the schema is asked again.
+        gate: Where calls for many rows wait for their turn. Nobody reads these words as they come,
+            so such an answer is not streamed. None for a cell.
+        at_once: The user's own number of calls at once, through the gate.
     """
 
     limits: Limits
@@ -76,6 +88,8 @@ class Call:
     quota: Quota
     flights: Flights
     repairs: int = 1
+    gate: Gate | None = None
+    at_once: int | None = None
 
 
 async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Response:
@@ -96,11 +110,30 @@ async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Respon
     """
     async with _told(Answer(request), wire, sink) as answer:
         await wire.ready()
-        answer.request = request = await _with_model(request, wire, call)
+        answer.request = request = await with_model(request, wire, call)
         print_ = fingerprint(request)
         # Looked up before the call was handed over, but perhaps by another model's name.
         if found := await _find(request, print_, call):
             return found
+    return await obtain(request, print_, wire=wire, sink=sink, call=call)
+
+
+async def obtain(
+    request: Request, print_: Fingerprint, *, wire: Wire, sink: Sink, call: Call
+) -> Response:
+    """Asks for an answer that is not kept; the wire is ready, and the request names its model.
+
+    Args:
+        request: What is asked.
+        print_: Its identity.
+        wire: The server.
+        sink: Told every piece as it arrives.
+        call: Limits, stores and terms.
+
+    Raises:
+        LLMError: As ``ask``.
+        asyncio.CancelledError: Likewise.
+    """
     if not call.shelf.shared:
         return await _fly(request, print_, wire=wire, sink=sink, call=call)
 
@@ -133,6 +166,8 @@ async def _read(request: Request, response: Response) -> Response:
     """The response with the value that its text gives."""
     if request.schema is None:
         return response
+    if request.schema.plainly and len(response.text) < LONGEST_AT_ONCE:
+        return request.schema.fit(response)
     # On a thread of its own: the notebook's validators may take long, or ask a model themselves.
     return await asyncio.to_thread(request.schema.fit, response)
 
@@ -181,24 +216,24 @@ async def _once(
     call: Call,
 ) -> Response:
     """One answer: held, sent, heard, judged, read, kept, settled."""
-    async with _told(Answer(request, before), wire, sink) as answer:
+    lane = Lane(call.gate, call.at_once)
+    async with _told(Answer(request, before), wire, sink) as answer, lane:
         hold = await _hold(request, print_, wire=wire, sink=sink, call=call)
         if isinstance(hold, Response):
             return hold
         answer.request = hold.worst.request
         try:
-            await attempts(call.limits, sink)(
-                _listen, answer, hold, wire=wire, sink=sink, limits=call.limits
+            await attempts(call.limits, sink, lane)(
+                _listen, answer, hold, wire=wire, sink=sink, limits=call.limits, lane=lane
             )
             answer.judge()
-            cost = await hold.price(answer)
             try:
-                response = await _read(request, replace(answer.response(), cost=cost))
+                response = await _read(request, answer.response())
             except InvalidAnswer as error:
-                error.cost = cost
+                error.cost = await hold.price(answer)
                 raise
             # Before the hold is settled: whoever waits for it looks here next.
-            await call.quota.do(call.shelf.keep, print_, response)
+            response = await call.quota.keep(hold, answer, response, print_, call.shelf)
         finally:
             hold.settle(answer)
     return response
@@ -211,8 +246,9 @@ async def _hold(
     shared = call.shelf.shared
     told = False
     while True:
-        body = wire.body(request)
-        hold = await call.quota.hold(request, body, print_.key if shared else None, call.terms)
+        whole = call.gate is not None
+        body, key = wire.body(request, whole=whole), print_.key if shared else None
+        hold = await call.quota.hold(request, body, key, call.terms, sent=whole)
         # Looked up again now that the claim is ours, or that somebody's has ended: between the last
         # look and this moment another kernel can have asked and kept the answer.
         found = await _find(request, print_, call) if shared else None
@@ -245,31 +281,39 @@ async def _told(answer: Answer, wire: Wire, sink: Sink) -> AsyncGenerator[Answer
         raise
 
 
-async def _listen(answer: Answer, hold: Hold, *, wire: Wire, sink: Sink, limits: Limits) -> None:
-    """One HTTP request, from sending it to the end of its answer."""
+async def _listen(
+    answer: Answer, hold: Hold, *, wire: Wire, sink: Sink, limits: Limits, lane: Lane
+) -> None:
+    """One HTTP request, from its turn to the end of its answer."""
+    await lane.enter()
     await hold.sent()
     answer.attempts += 1
     answer.billable = True
     watch = Watch(limits)
     try:
-        async with watch, aclosing(wire.stream(answer.request)) as events:
+        answers = wire.whole(answer.request) if lane.shared else wire.stream(answer.request)
+        async with watch, aclosing(answers) as events:
             async for event in events:
                 watch.saw(event)
                 answer.take(event)
                 if type(event) is Piece:
                     sink.piece(event)
+                elif type(event) is Sent:
+                    lane.heard(event.headers)
+        lane.answered(answer.usage.total_tokens if answer.usage else 0)
     except TimeoutError:
         if not answer.finish:
             raise watch.error(wire.host) from None
     except LLMError as error:
         # A request that was turned away is not counted by anybody.
         answer.billable = answer.begun or isinstance(error, StreamBroken)
+        lane.failed(error)
         # Once the server has said that the answer is complete, nothing behind it matters.
         if not answer.finish:
             raise
 
 
-async def _with_model(request: Request, wire: Wire, call: Call) -> Request:
+async def with_model(request: Request, wire: Wire, call: Call) -> Request:
     """The request with a model: on a server that has exactly one, none needs to be named.
 
     The server is asked for its name, because another model's stored answer would be a wrong one. If

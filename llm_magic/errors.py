@@ -25,11 +25,13 @@ still publishes an ``error`` message: nbclient, papermill and nbval see the cell
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llm_magic import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from decimal import Decimal
 
     from llm_magic.types import Response, Usage
@@ -74,14 +76,21 @@ class LLMError(Exception):
 
 
 class PromptError(LLMError, ValueError):
-    """The cell, its options or its template are wrong. Nothing was sent."""
+    """The cell, its options or its template are wrong. Nothing was sent.
+
+    Attributes:
+        undefined: Whether the template names what is nowhere.
+    """
+
+    undefined: bool = False
 
 
 class QuotaExceeded(LLMError):
     """A limit that you set would be passed. Nothing was sent.
 
     Attributes:
-        scope: Whose limit: ``"kernel"``, ``"user"`` or ``"call"`` (``--max-cost``).
+        scope: Whose limit: ``"kernel"``, ``"user"``, or ``--max-cost`` of a ``"call"`` or of a
+            ``"run"`` over rows.
         metric: What it limits: ``"requests"``, ``"tokens"`` or ``"usd"``.
         cap: The limit: a number of requests or tokens, or USD as a Decimal.
         used: What counts against it now, holds of running calls included.
@@ -124,6 +133,10 @@ class StoreError(LLMError):
 
 class StoreWarning(UserWarning):
     """A cache or ledger that is worked around: what happened, and how to mend it."""
+
+
+class RowsWarning(UserWarning):
+    """A run over rows that ended before all of them were done, and its table is not whole."""
 
 
 class ChatWarning(UserWarning):
@@ -172,10 +185,12 @@ class ProviderError(LLMError):
         retryable: Whether sending the same request again may help.
         retry_after: Seconds that the server asked to wait, or None.
         retry_at: Unix time in seconds from which the server takes requests again, or None.
+        headers: What the server said of its limits, by names in lower case.
     """
 
     status: int | None = None
     body: Any = None
+    headers: Mapping[str, str] = MappingProxyType({})
     retryable: bool = False
     retry_after: float | None = None
     retry_at: float | None = None

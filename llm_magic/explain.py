@@ -93,6 +93,7 @@ def explain(
         "retryable": status in _RETRYABLE,
         "retry_after": wait,
         "retry_at": None if wait is None else time.time() + wait,
+        "headers": headers or {},
     }
     answer = _Answer(status, body, model, host, said, told, f"{_words(body)} {said}", data)
     # In this order: an empty account also says 429, and a filter's code also says 400.

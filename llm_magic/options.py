@@ -24,6 +24,9 @@ _QUOTED = re.compile(r"""(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=qu
 _TYPE_PART = re.compile(
     r"""\s*\|\s*|"(?:\\.|[^"])*"|'(?:\\.|[^'])*'|\s+|[\[\]()]|[^\s\[\]()|"']+|["']"""
 )
+_EXPRESSION_PART = re.compile(
+    r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\s+|[\[\](){}]|[^\s\[\](){}"']+|["']"""
+)
 _WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"])*"|'[^']*'|["'])+""")
 
 
@@ -51,6 +54,7 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
         PromptError: For an unknown option (with the nearest one) or a value that does not fit.
     """
     known = parser._option_string_actions
+    arguments = [action for action in parser._actions if not action.option_strings]
     words: list[str] = []
     name, place = "", 0
     while True:
@@ -74,6 +78,10 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
                 )
             else:
                 words.append(found[1])
+        elif arguments and place < len(line):
+            value, place = _expression(line, place)
+            words.append(value)
+            del arguments[0]
         else:
             break
     options = _checked(parser, words)
@@ -193,6 +201,17 @@ def _type(line: str, place: int, option: str) -> tuple[str, int]:
         place = part.end()
     if place == start:
         return _value(line, place, option)
+    return line[start:place], place
+
+
+def _expression(line: str, place: int) -> tuple[str, int]:
+    """A Python expression, which has blanks in brackets and quotes only; and the place behind it."""
+    start, depth = place, 0
+    for part in _EXPRESSION_PART.finditer(line, place):
+        if part.start() != place or (part[0].isspace() and depth == 0):
+            break
+        depth += (part[0] in "[({") - (part[0] in "])}")
+        place = part.end()
     return line[start:place], place
 
 

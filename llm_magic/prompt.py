@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,33 @@ class Template:
         return _with_images(text, images) if images else text
 
 
+class Named:
+    """A row as a template sees it: ``row.text`` and ``row["odd name"]``.
+
+    Without methods, which would hide columns of their names.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self._values.items())
+
+
 def _compiled(source: str, names: Mapping[str, Any]) -> tuple[Any, frozenset[str]]:
     from jinja2 import TemplateSyntaxError
     from jinja2.meta import find_undeclared_variables
@@ -168,6 +195,7 @@ def _with_images(text: str, images: list[ImageValue]) -> Content:
     return parts
 
 
+_ROW = r"llm_magic\.prompt\.Named"
 _IMAGES = "__llm_magic_images__"
 # Stands for a picture until the text is whole. A value that holds it could only misplace one.
 _MARK = "\ufdd0"
@@ -205,8 +233,11 @@ def _environment() -> SandboxedEnvironment:
 def _undefined(error: Exception, names: Mapping[str, Any], *, of_row: bool = False) -> PromptError:
     """Says which name is not there, and which is near."""
     said = str(error)
-    if found := re.search(r"^'(\w+)' is undefined", said):
-        name = found[1]
+    missing = re.search(r"^'(\w+)' is undefined", said)
+    # An attribute of the row is a column.
+    missing = missing or re.search(rf"^'{_ROW} object' has no attribute '([^']+)'", said)
+    if missing:
+        name = missing[1]
         visible = [each for each in names if not each.startswith("_")]
         near = difflib.get_close_matches(name, visible, n=1, cutoff=0.6)
         guess = f"Did you mean {{{{ {near[0]} }}}}? " if near else f"Define {name} first. "
@@ -214,6 +245,7 @@ def _undefined(error: Exception, names: Mapping[str, Any], *, of_row: bool = Fal
         return PromptError(
             f"The prompt uses {{{{ {name} }}}}, and there is no {name} {where}; nothing was sent.",
             fix=guess + RAW_HINT,
+            undefined=True,
         )
     if found := re.search(r"'([\w. ]+)' has no (?:attribute|element) '?([^']+)'?", said):
         return PromptError(

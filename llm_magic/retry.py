@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_magic.errors import ProviderError
 from llm_magic.flight import Sink
+from llm_magic.lane import LONGEST_WAIT, Lane
 from llm_magic.watch import Limits
 
 if TYPE_CHECKING:
@@ -13,37 +14,41 @@ if TYPE_CHECKING:
 
 FIRST_WAIT = 0.5
 """Most seconds before the first retry, doubled for each further one, up to 8; jitter below it."""
-LONGEST_WAIT = 60.0
-"""A server that asks for a longer pause (seconds) is not waited for: the user is told instead."""
 
 
-def attempts(limits: Limits, sink: Sink) -> Any:
+def attempts(limits: Limits, sink: Sink, lane: Lane) -> Any:
     """The one retry loop: only for errors that came before the first byte of an answer."""
     # 25 ms to import, so not before it is needed.
-    from tenacity import (
-        AsyncRetrying,
-        retry_if_exception,
-        stop_after_attempt,
-        wait_random_exponential,
-    )
+    from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
     backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=8)
+    failures = 0
+
+    def stop(state: RetryCallState) -> bool:
+        nonlocal failures
+        # A rate limit is nobody's failure where calls take turns.
+        failures += not lane.comes_again(_error_of(state))
+        return failures > limits.retries
 
     def wait(state: RetryCallState) -> float:
         error = _error_of(state)
+        if lane.comes_again(error):
+            return 0.0
         asked = error.retry_after if isinstance(error, ProviderError) else None
         return float(backoff(state)) if asked is None else asked
 
     def tell(state: RetryCallState) -> None:
+        if lane.comes_again(_error_of(state)):
+            return
         seconds = state.next_action.sleep if state.next_action else 0.0
         sink.notice(
             f"{_headline(_error_of(state))} Trying again in {seconds:.1f} s "
-            f"(attempt {state.attempt_number + 1} of {limits.retries + 1})."
+            f"(attempt {failures + 1} of {limits.retries + 1})."
         )
 
     return AsyncRetrying(
         retry=retry_if_exception(_may_help),
-        stop=stop_after_attempt(limits.retries + 1),
+        stop=stop,
         wait=wait,
         before_sleep=tell,
         reraise=True,

@@ -28,6 +28,7 @@ from llm_magic.wire import OpenAIWire
 if TYPE_CHECKING:
     from llm_magic.desk import Desk
     from llm_magic.engine import Call
+    from llm_magic.gate import Gate
     from llm_magic.structured import Schema
 
 _T = TypeVar("_T")
@@ -50,6 +51,7 @@ class Session:
         # What each server said when it was last asked for its models, or is being asked.
         self.models: dict[str, Future[tuple[str, ...]]] = {}
         self._wires: dict[tuple[str, str], OpenAIWire] = {}
+        self._gates: dict[tuple[str, str], Gate] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._desk: Desk | None = None
         self._lock = threading.Lock()
@@ -138,9 +140,9 @@ class Session:
         """
         from llm_magic.engine import Call
 
-        settings, desk, cell = self.settings, self.desk, self.cell
+        desk, cell = self.desk, self.cell
         call = Call(
-            limits=Limits(settings.timeout, settings.stall_timeout, settings.retries),
+            limits=self.time_limits(),
             shelf=desk.shelf(wish),
             terms=desk.terms(wish, cell),
             quota=desk.quota,
@@ -148,6 +150,17 @@ class Session:
             repairs=wish.repairs,
         )
         return self.run(self._counted(request, feed, call, cell))
+
+    def time_limits(self) -> Limits:
+        """Seconds and retries of a call, as they are set."""
+        settings = self.settings
+        return Limits(settings.timeout, settings.stall_timeout, settings.retries)
+
+    def gate(self, request: Request) -> Gate:
+        """Where rows for a server and model wait for their turn: one for all runs of the kernel."""
+        from llm_magic.gate import Gate
+
+        return self._gates.setdefault((request.base_url, request.model), Gate())
 
     async def _counted(self, request: Request, feed: Feed, call: Call, cell: str) -> Response:
         from llm_magic.engine import ask

@@ -278,8 +278,14 @@ class OpenAIWire:
         raise ours
 
     def _refused(self, status: int, body: Any, headers: Mapping[str, str], model: str) -> LLMError:
+        # Of the headers only what says when to come again: a server may send the key back.
+        told = {
+            name.lower(): scrub(value, self._key)
+            for name, value in headers.items()
+            if re.match(r"retry-after|(x-)?ratelimit", name, re.IGNORECASE)
+        }
         body = scrub(body, self._key)
-        return explain(status, body, headers=dict(headers), model=model, host=self.host)
+        return explain(status, body, headers=told, model=model, host=self.host)
 
     def _unreachable(self, reason: str) -> ServerUnreachable:
         fix = "Check the network and the address: %config LLMMagic.base_url"

@@ -21,6 +21,7 @@ from pydantic_core import SchemaError
 
 from llm_magic.errors import InvalidAnswer, PromptError
 from llm_magic.structured.expression import is_type, kind
+from llm_magic.structured.plainly import is_plain
 from llm_magic.structured.strict import has_lengths, strict
 from llm_magic.types import Message, Response
 
@@ -89,6 +90,11 @@ class Schema:
         # Some servers refuse a message without words.
         said = [{"role": "assistant", "content": error.text}] if error.text.strip() else []
         return (*messages, *said, {"role": "user", "content": told})
+
+    @cached_property
+    def plainly(self) -> bool:
+        """Whether reading a value runs none of the notebook's own code."""
+        return is_plain(self.adapter.core_schema) and is_plain(self.bare.core_schema)
 
     @cached_property
     def text(self) -> str:

@@ -1,0 +1,127 @@
+"""What is to be done with a table: its rows, the prompt, and how each row is asked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llm_magic.errors import PromptError
+from llm_magic.prompt import Named, Template, render
+from llm_magic.session import Session
+from llm_magic.table import Source, source
+from llm_magic.types import Request, Wish
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done with a table.
+
+    Attributes:
+        source: The rows.
+        template: The prompt of a row.
+        base: The request of a row but for its prompt: the last message is replaced.
+        wish: How calls are made; ``max_cost`` is that of the whole run.
+        at_once: Rows on their way at the same time; None lets the gate find out.
+        places: The rows to do, by number; None for all.
+    """
+
+    source: Source
+    template: Template
+    base: Request
+    wish: Wish
+    at_once: int | None = None
+    places: Sequence[int] | None = None
+
+    @property
+    def total(self) -> int | None:
+        """How many rows; None where nobody knows."""
+        return self.source.count if self.places is None else len(self.places)
+
+    def rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Each row with its number."""
+        places = itertools.count() if self.places is None else iter(self.places)
+        return zip(places, self.source.rows(self.places), strict=False)
+
+    def request(self, row: Mapping[str, Any]) -> Request:
+        """What is asked about a row.
+
+        Raises:
+            LLMError: The template fails with this row.
+        """
+        content = self.template.render({**row, "row": Named(row)})
+        messages = (*self.base.messages[:-1], {"role": "user", "content": content})
+        return replace(self.base, messages=messages)
+
+
+def job_for(
+    session: Session,
+    frame: Any,
+    prompt: str,
+    names: Mapping[str, Any],
+    *,
+    wish: Wish,
+    concurrency: int | str = "auto",
+    sample: int | None = None,
+    raw: bool = False,
+    system: str | None = None,
+    **options: Any,
+) -> Job:
+    """A job from what the user says.
+
+    Args:
+        session: The kernel's.
+        frame: The table.
+        prompt: The template.
+        names: The notebook's namespace.
+        wish: How calls are made.
+        concurrency: ``"auto"``, or how many rows may be on their way at once.
+        sample: Do only so many rows, evenly spaced; None for all.
+        raw: Take prompt and system message as they are.
+        system: System message, a template over the notebook's names.
+        **options: Of ``Session.request``.
+
+    Raises:
+        PromptError: Something of it makes no sense.
+    """
+    template = Template(prompt, names, raw=raw)
+    rows = source(frame, uses=template.uses)
+    if system:
+        system = str(render(system, names, raw=raw))
+    base = session.request("", system=system, **options)
+    return Job(rows, template, base, wish, _at_once(concurrency), _sampled(rows, sample))
+
+
+def _at_once(concurrency: int | str) -> int | None:
+    if concurrency == "auto":
+        return None
+    try:
+        number = int(concurrency)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise PromptError(
+            f"concurrency={concurrency!r} is no number of rows; nothing was sent.",
+            fix='Give a number from 1 on, or "auto", which finds out what the server takes.',
+        )
+    return number
+
+
+def _sampled(rows: Source, sample: int | None) -> Sequence[int] | None:
+    """The numbers of the rows in a sample; None for all."""
+    if sample is None:
+        return None
+    if sample < 1:
+        raise PromptError(
+            f"sample={sample} is no number of rows; nothing was sent.", fix="For example: 20"
+        )
+    if rows.count is None:
+        raise PromptError(
+            "Rows from an iterator cannot be sampled, since nobody knows how many there are; "
+            "nothing was sent.",
+            fix=f"Take the first ones yourself: itertools.islice(rows, {sample})",
+        )
+    if sample >= rows.count:
+        return None
+    return [number * rows.count // sample for number in range(sample)]

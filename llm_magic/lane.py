@@ -1,0 +1,78 @@
+"""A call's right to send: always there for a cell, in its turn for a row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from llm_magic.errors import LLMError, ProviderError, RateLimited
+from llm_magic.gate import Gate, Turn
+
+LONGEST_WAIT = 60.0
+"""A server that asks for a longer pause (seconds) is not waited for: the user is told instead."""
+
+
+class Lane:
+    """One call's way through the gate, its further attempts included.
+
+    Args:
+        gate: Of its server and model; None for a call that does not wait for others.
+        at_once: The user's own number of calls at once; None lets the gate find it.
+    """
+
+    def __init__(self, gate: Gate | None = None, at_once: int | None = None) -> None:
+        self._gate = gate
+        self._at_once = at_once
+        self._turn: Turn | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.enter()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is one of many calls."""
+        return self._gate is not None
+
+    async def enter(self) -> None:
+        """Waits until the call may be sent; at once where it still may."""
+        if self._gate and self._turn is None:
+            self._turn = await self._gate.turn(self._at_once)
+
+    def heard(self, headers: Mapping[str, str]) -> None:
+        """The server has taken the request, and says what more it takes."""
+        if self._turn:
+            self._turn.heard(headers)
+
+    def answered(self, tokens: int) -> None:
+        """The answer is whole."""
+        if self._turn:
+            self._turn.answered(tokens)
+
+    def failed(self, error: LLMError) -> None:
+        """There was none. A server that has enough of all calls is left alone by all of them."""
+        if self._turn is None:
+            return
+        if isinstance(error, ProviderError) and error.headers:
+            self._turn.heard(error.headers)
+        if self.comes_again(error):
+            self._turn.rejected(error.retry_after if isinstance(error, ProviderError) else None)
+            self._leave()
+        else:
+            self._turn.failed()
+
+    def comes_again(self, error: BaseException | None) -> bool:
+        """Whether a call that was turned away waits for its turn again, however often that is."""
+        if self._gate is None or not isinstance(error, ProviderError) or not error.retryable:
+            return False
+        turned_away = isinstance(error, RateLimited) or error.retry_after is not None
+        soon = (error.retry_after or 0.0) <= LONGEST_WAIT
+        return turned_away and soon and not self._gate.stuck()
+
+    def _leave(self) -> None:
+        if self._turn:
+            self._turn.leave()
+            self._turn = None

@@ -1,0 +1,263 @@
+"""One prompt over a table, from the side of the cell: planned, drawn while it runs, and its end."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from llm_magic.errors import Interrupted, LLMError, PromptError, RowsWarning
+from llm_magic.job import Job
+from llm_magic.outcome import Outcome
+from llm_magic.progress import Plan, ProgressView, Summary, duration
+from llm_magic.rows import GRACE, Run
+from llm_magic.session import Session
+from llm_magic.types import Response, Usage
+from llm_magic.units import usd
+from llm_magic.views import wait
+
+_NAMED = 5
+_ATTRIBUTE = "llm_magic"
+
+
+class Mapped(NamedTuple):
+    """What came of a run.
+
+    Attributes:
+        frame: The table with its new columns.
+        totals: The counts.
+        error: Why it is not whole; None where it is.
+    """
+
+    frame: Any
+    totals: Totals
+    error: BaseException | None
+
+
+class Totals:
+    """What a run over rows came to, and the way to ask the failed ones again.
+
+    In ``results.attrs["llm_magic"]`` of a pandas frame; for all kinds ``llm_magic.totals(results)``.
+
+    Attributes:
+        model: The model that was asked; empty for a server's only one.
+        rows: Rows of the run.
+        asked: Those that the server answered.
+        cached: Those whose answer was there.
+        equal: Those that have the answer of an equal row.
+        failed: Those without an answer, though they were asked.
+        not_sent: Those that were not asked, since the run ended before.
+        cost: USD, failed rows included; None where a price is not known.
+        usage: Tokens of the rows that the server answered.
+        seconds: How long it took.
+        errors: Row numbers (from 0) by what went wrong, the commonest first.
+        message: Why it is not whole, and what to do; empty where it is.
+    """
+
+    def __init__(self, session: Session, job: Job, outcome: Outcome, message: str) -> None:
+        self._session, self._job, self._outcome = session, job, outcome
+        self.model = job.base.model
+        self.rows, self.not_sent = outcome.rows, outcome.open
+        self.asked, self.cached, self.equal = outcome.asked, outcome.cached, outcome.equals
+        self.failed = outcome.failures
+        self.cost: Decimal | None = outcome.cost
+        self.usage: Usage = outcome.usage
+        self.seconds = outcome.seconds
+        self.errors: dict[str, Sequence[int]] = {
+            fault.message: list(fault.rows) for fault in outcome.faults
+        }
+        self.message = message
+
+    def retry_failed(self) -> Any:
+        """Asks the rows again that have no answer.
+
+        Returns:
+            The whole table, their answers in it.
+
+        Raises:
+            LLMError: Nothing can be asked at all; or the rows came from an iterator and are gone.
+        """
+        from llm_magic.views import choose_progress
+
+        outcome = self._outcome
+        if self._job.source.count is None:
+            raise PromptError(
+                "The rows came from an iterator and are gone; nothing was sent.",
+                fix="Map a list of them: map_rows(list(rows), ...)",
+            )
+        job = replace(self._job, places=outcome.missing())
+        view = choose_progress(self._session.shell)
+        return go_through(self._session, job, view, outcome, whole=self._job.places).frame
+
+    def headline(self) -> str:
+        """One line."""
+        counts = [
+            (self.asked, "asked"),
+            (self.cached, "cached"),
+            (self.equal, "equal"),
+            (self.failed, "failed"),
+            (self.not_sent, "not sent"),
+        ]
+        told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        cost = "free" if self.cost == 0 else usd(self.cost)
+        head = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
+        return f"{head}{': ' if told else ''}{told} · {cost} · {duration(self.seconds)}"
+
+    def __repr__(self) -> str:
+        return f"<Totals {self.headline()}>"
+
+    # pandas copies the attributes of a frame with every step.
+    def __copy__(self) -> Totals:
+        return self
+
+    def __deepcopy__(self, _: Any) -> Totals:
+        return self
+
+
+def go_through(
+    session: Session,
+    job: Job,
+    view: ProgressView,
+    outcome: Outcome | None = None,
+    plan: Plan | None = None,
+    whole: Sequence[int] | None = None,
+) -> Mapped:
+    """Asks for every row and draws how far it is; ends early on Ctrl-C, Stop or a limit.
+
+    Args:
+        session: The kernel's.
+        job: What is to be done.
+        view: Where it is drawn.
+        outcome: Where the answers go; a new one unless rows are asked again.
+        plan: What it would come to.
+        whole: The rows of the result, by number; None for all.
+
+    Raises:
+        LLMError: Nothing could be asked at all.
+        Interrupted: Likewise, on Ctrl-C or Stop before anything had come.
+    """
+    again = outcome is not None
+    outcome = outcome or Outcome(job.source, job.base.schema)
+    places = whole if again else job.places
+    run = Run(session, job, outcome)
+    try:
+        stopped = _draw(session, run, view, plan)
+    finally:
+        outcome.close(places)
+        session.desk.warn()
+    error = _why(run, outcome, stopped)
+    totals = Totals(session, run.job, outcome, str(error or ""))
+    standing = outcome.standing(run.job.total)
+    view.finish(standing, _summary(totals, outcome))
+    if error is not None and not (outcome.asked or outcome.cached or outcome.failures):
+        raise error
+    return Mapped(_known(outcome.frame(places), totals), totals, error)
+
+
+def _draw(session: Session, run: Run, view: ProgressView, plan: Plan | None) -> bool:
+    """Draws until the run is over; returns whether somebody stopped it."""
+    over, halted = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        halted.set()
+        session.run(run.halt())
+
+    future: Future[None] = session.run(run.through())
+    future.add_done_callback(lambda _: over.set())
+    try:
+        view.start(run.job.base.model or "the server's model", plan, stop)
+        while not over.is_set():
+            wait(over, view.draw(run.standing))
+    except KeyboardInterrupt:
+        stop()
+        _leave(future, over)
+    except BaseException:
+        future.cancel()
+        raise
+    if not future.cancelled():
+        future.result()
+    return halted.is_set()
+
+
+def _leave(future: Future[None], over: threading.Event) -> None:
+    """Waits for what is on its way and paid for; not on a second Ctrl-C."""
+    try:
+        wait(over, GRACE + 1)
+    except KeyboardInterrupt:
+        pass
+    if not over.is_set():
+        future.cancel()
+        wait(over, 1)
+
+
+def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
+    """Why a run is not whole, in words that say what to do."""
+    if not (stopped and outcome.open) and outcome.ended is None:
+        return None
+    done, total = outcome.rows - outcome.open, run.job.total
+    place = f"at {done:,} of {total:,} rows" if total is not None else f"at {done:,} rows"
+    rest = "The others are marked in _error; run the cell again to go on: what came costs nothing."
+    if outcome.ended is None:
+        partial = Response("", outcome.usage, run.job.base.model, "interrupted", cost=outcome.cost)
+        return Interrupted(f"Stopped {place}.\n{rest}", partial)
+    error = copy.copy(outcome.ended)
+    if done:
+        error.args = (f"Stopped {place}: {error.args[0]}",)
+        error.fix = f"{error.fix} {rest}".strip()
+    return error
+
+
+def _summary(totals: Totals, outcome: Outcome) -> Summary:
+    return Summary(
+        totals.headline(),
+        tuple((fault.message, len(fault.rows), tuple(fault.rows[:_NAMED])) for fault in outcome.faults),
+        totals.message,
+        *outcome.shown(),
+    )
+
+
+# Of frames that take no attributes; they are looked up by what they are, and not kept alive.
+_of_frames: dict[int, tuple[weakref.ref[Any], Totals]] = {}
+
+
+def _known(frame: Any, totals: Totals) -> Any:
+    """The frame, from which the totals can be found."""
+    if hasattr(frame, "attrs"):
+        frame.attrs[_ATTRIBUTE] = totals
+        return frame
+    key = id(frame)
+    _of_frames[key] = weakref.ref(frame, lambda _: _of_frames.pop(key, None)), totals
+    return frame
+
+
+def totals_of(results: Any) -> Totals:
+    """What the run came to that gave these results.
+
+    Args:
+        results: What ``map_rows`` or ``%%llm_map`` returned.
+
+    Raises:
+        PromptError: They are no such results.
+    """
+    found = getattr(results, "attrs", {}).get(_ATTRIBUTE)
+    if found is None and id(results) in _of_frames:
+        found = _of_frames[id(results)][1]
+    if not isinstance(found, Totals):
+        raise PromptError(
+            f"A {type(results).__name__} that no run over rows has returned has no totals.",
+            fix="Give it what map_rows or %%llm_map returned, and not a part or a copy of it.",
+        )
+    return found
+
+
+def tell(mapped: Mapped) -> Any:
+    """The frame of a run that may have ended early, which is said as a warning."""
+    if mapped.error is not None:
+        warnings.warn_explicit(mapped.totals.message, RowsWarning, "llm_magic", 1)
+    return mapped.frame

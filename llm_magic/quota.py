@@ -1,0 +1,307 @@
+"""The ledger as calls use it: a claim before, the truth after, many of them in one turn.
+
+What many calls have to write at the same time goes together: while the ledger's thread writes, the
+next turn gathers. A turn keeps answers, then books what calls came to, then grants holds, so that a
+hold sees all that was given back before it was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from llm_magic.answer import Answer
+from llm_magic.bounds import Terms, refusal, worst_case
+from llm_magic.entries import Fingerprint
+from llm_magic.errors import LLMError, StoreError
+from llm_magic.holds import Hold
+from llm_magic.ledger import LEASE, Full, Ledger, Limit, Used, Verdict
+from llm_magic.shelf import Shelf
+from llm_magic.types import Request, Response
+
+_Told = list[tuple[asyncio.Future[Any], Any]]
+"""Who waits, and what for: a result or an error."""
+
+
+class _Asked(NamedTuple):
+    """A hold that is asked for."""
+
+    hold: Hold
+    request: Request
+    body: Mapping[str, Any]
+    key: str | None
+    future: asyncio.Future[Any]
+
+
+class _Kept(NamedTuple):
+    """An answer that is to be priced and kept."""
+
+    hold: Hold
+    answer: Answer
+    response: Response
+    print_: Fingerprint
+    shelf: Shelf
+    future: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What the ledger's thread does next."""
+
+    keeps: list[_Kept] = field(default_factory=list)
+    closed: list[tuple[Hold, Answer | None]] = field(default_factory=list)
+    holds: list[_Asked] = field(default_factory=list)
+
+
+class Quota:
+    """The ledger as calls use it: a claim before, the truth after.
+
+    Args:
+        ledger: Where it is written.
+        executor: One thread: what is done first is written first, and waits for no loop.
+        trouble: Told what is worked around.
+    """
+
+    def __init__(
+        self, ledger: Ledger, executor: Executor, trouble: Callable[[str, str], None]
+    ) -> None:
+        self.ledger = ledger
+        self._executor = executor
+        self._trouble = trouble
+        self._open: set[Hold] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._next: _Turn | None = None
+        self._lock = threading.Lock()
+
+    async def hold(
+        self,
+        request: Request,
+        body: Mapping[str, Any],
+        key: str | None,
+        terms: Terms,
+        *,
+        sent: bool = False,
+    ) -> Hold | Literal["flying"]:
+        """Holds the worst case of a request.
+
+        Args:
+            request: What is asked.
+            body: The JSON body that it becomes.
+            key: The request's key, where equal calls are one; else None.
+            terms: The limits.
+            sent: It is sent as soon as it is granted, and need not say so.
+
+        Returns:
+            The hold, or ``"flying"`` where another kernel is asking the same.
+
+        Raises:
+            QuotaExceeded: It does not fit, or its price is not known and a limit is in USD.
+            StoreError: The ledger cannot be written, and the terms are strict.
+        """
+        hold = Hold(self, terms, uuid.uuid4().hex, sent=sent)
+        future = asyncio.get_running_loop().create_future()
+        self._put("holds", _Asked(hold, request, body, key, future))
+        try:
+            granted: Hold | Literal["flying"] = await future
+        except asyncio.CancelledError:
+            hold.give_back()
+            raise
+        if isinstance(granted, Hold):
+            self._renew_while_open(granted)
+        return granted
+
+    async def keep(
+        self, hold: Hold, answer: Answer, response: Response, print_: Fingerprint, shelf: Shelf
+    ) -> Response:
+        """Prices a whole answer, and keeps it.
+
+        Returns:
+            The response with its price.
+        """
+        future = asyncio.get_running_loop().create_future()
+        self._put("keeps", _Kept(hold, answer, response, print_, shelf, future))
+        priced: Response = await future
+        return priced
+
+    def _put(self, kind: str, work: Any) -> None:
+        """Adds to the next turn of the ledger's thread."""
+        with self._lock:
+            first = self._next is None
+            turn = self._next = self._next or _Turn()
+            getattr(turn, kind).append(work)
+        if first:
+            try:
+                self._executor.submit(self._take_turn)
+            except RuntimeError:
+                # The interpreter is ending, and its threads take nothing more.
+                self._take_turn()
+
+    def _take_turn(self) -> None:
+        with self._lock:
+            turn, self._next = self._next or _Turn(), None
+        told: _Told = []
+        try:
+            told += self._keep(turn.keeps)
+            self._book(turn.closed)
+            told += self._grant(turn.holds)
+        except BaseException as error:
+            # A fault of ours: nobody may be left waiting for ever.
+            known = {future for future, _ in told}
+            waiting = [kept.future for kept in turn.keeps] + [one.future for one in turn.holds]
+            told += [(future, error) for future in waiting if future not in known]
+            raise
+        finally:
+            _tell(told)
+
+    def _keep(self, keeps: list[_Kept]) -> _Told:
+        """Prices answers, and keeps those of a shelf together."""
+        told: _Told = []
+        shelves: dict[int, tuple[Shelf, list[tuple[Fingerprint, Response]]]] = {}
+        for each in keeps:
+            response = replace(each.response, cost=each.hold.cost_of(each.answer))
+            told.append((each.future, response))
+            kept = shelves.setdefault(id(each.shelf), (each.shelf, []))[1]
+            kept.append((each.print_, response))
+        for shelf, kept in shelves.values():
+            shelf.keep_many(kept)
+        return told
+
+    def _book(self, closed: list[tuple[Hold, Answer | None]]) -> None:
+        """Puts what calls came to in the place of what was held."""
+        booked: list[tuple[str, Used | None]] = []
+        for hold, answer in closed:
+            used = hold.used(answer)
+            if purse := hold.terms.purse:
+                purse.settle(hold.held, used.amount.nanos if used else 0)
+            if hold.booked:
+                booked.append((hold.id, used))
+        if booked:
+            self._tried(self.ledger.settle_many, booked)
+
+    def _grant(self, asked: list[_Asked]) -> _Told:
+        """Holds what fits, for calls of the same terms together."""
+        groups: dict[int, list[_Asked]] = {}
+        for each in asked:
+            # One whose call was cancelled meanwhile has been given back already.
+            if not each.hold.closed:
+                groups.setdefault(id(each.hold.terms), []).append(each)
+        return [told for group in groups.values() for told in self._grant_alike(group)]
+
+    def _grant_alike(self, group: list[_Asked]) -> _Told:
+        terms = group[0].hold.terms
+        try:
+            standing = self.ledger.standing(terms.limits)
+            told, fitting = _bounded(group, standing)
+            claims = [each.hold.claim(each.key) for each in fitting]
+            verdicts = self.ledger.hold_many(claims, terms.limits)
+        except StoreError as error:
+            return self._without_ledger(group, error)
+        for each, verdict in zip(fitting, verdicts, strict=True):
+            if verdict != "held":
+                each.hold.release()
+            told.append((each.future, _answer_to(each.hold, verdict)))
+        return told
+
+    def _without_ledger(self, group: list[_Asked], error: StoreError) -> _Told:
+        """Refuses calls, or lets them be made uncounted where the terms say so."""
+        for each in group:
+            each.hold.release()
+        if group[0].hold.terms.strict:
+            return [(each.future, copy.copy(error)) for each in group]
+        self._trouble(f"{error.args[0]} Calls are not counted.", error.fix)
+        told, fitting = _bounded(group, [])
+        for each in fitting:
+            each.hold.booked = False
+        return [*told, *((each.future, each.hold) for each in fitting)]
+
+    def _renew_while_open(self, hold: Hold) -> None:
+        """Prolongs the leases of open holds, for those who cannot look at this process."""
+        self._open.add(hold)
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE / 3)
+            self.later(self.ledger.renew)
+
+    def close(self, hold: Hold, answer: Answer | None) -> None:
+        """Books what a call came to, or gives back what it held; nobody waits for it."""
+        self._open.discard(hold)
+        if self._renewing and not self._open:
+            self._renewing.cancel()
+            self._renewing = None
+        self._put("closed", (hold, answer))
+
+    async def do(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs something on the ledger's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+
+    def wait(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs something on the ledger's thread, behind all that was booked so far."""
+        return self._executor.submit(work, *arguments).result()
+
+    def later(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Has something done on the ledger's thread, in its turn; nobody waits for it."""
+        try:
+            self._executor.submit(self._tried, work, *arguments)
+        except RuntimeError:
+            # The interpreter is ending, and its threads take nothing more.
+            self._tried(work, *arguments)
+
+    def _tried(self, work: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except StoreError as error:
+            self._trouble(str(error.args[0]), error.fix)
+
+
+def _bounded(
+    group: list[_Asked], standing: Sequence[tuple[Limit, int]]
+) -> tuple[_Told, list[_Asked]]:
+    """What is refused already, and the others with their worst case held in the run's purse."""
+    told: _Told = []
+    fitting = []
+    for each in group:
+        hold = each.hold
+        try:
+            hold.worst = worst_case(each.request, each.body, hold.terms, standing)
+        except LLMError as error:
+            told.append((each.future, error))
+            continue
+        hold.take()
+        fitting.append(each)
+    return told, fitting
+
+
+def _answer_to(hold: Hold, verdict: Verdict) -> Hold | str | LLMError:
+    if isinstance(verdict, Full):
+        return refusal(verdict)
+    return hold if verdict == "held" else "flying"
+
+
+def _tell(told: _Told) -> None:
+    """Hands results over to the loops that wait for them, all of a loop at once."""
+    loops = {future.get_loop() for future, _ in told}
+    for loop in loops:
+        own = [each for each in told if each[0].get_loop() is loop]
+        # A loop that is closed has nobody left who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, own)
+
+
+def _resolve(told: _Told) -> None:
+    for future, result in told:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -1,0 +1,340 @@
+"""One prompt for every row of a table: the run, from rows that are pulled to columns that fill.
+
+A thread of its own renders a batch of rows and looks their answers up; a fixed number of tasks on
+the session's loop takes what is missing through the engine, each row as a cell would be. Nothing is
+kept for a row but its place in the columns, so that a million rows cost their columns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm_magic.bounds import Purse
+from llm_magic.engine import Call, obtain, with_model
+from llm_magic.entries import Fingerprint, fingerprint
+from llm_magic.errors import (
+    AuthenticationFailed,
+    InvalidAnswer,
+    LLMError,
+    OutOfCredit,
+    PromptError,
+    ProviderError,
+    QuotaExceeded,
+    RateLimited,
+    StoreError,
+    StreamBroken,
+    UnknownModel,
+)
+from llm_magic.job import Job
+from llm_magic.outcome import Outcome
+from llm_magic.seen import Seen
+from llm_magic.types import Request, Response
+
+if TYPE_CHECKING:
+    from llm_magic.decode import Piece
+    from llm_magic.session import Session
+
+MOST_AT_ONCE = 256
+"""Rows on their way at most; the gate mostly lets fewer go."""
+BATCH = 256
+"""Rows that are rendered and looked up together."""
+GRACE = 2.0
+"""Seconds that a stopped run waits for answers on their way: they are paid for."""
+TOLD = 0.2
+"""Seconds between two looks at how far a run is."""
+FAILURES = 50
+"""A server that fails so many rows one after the other is asked no more."""
+_FATAL = (AuthenticationFailed, OutOfCredit, RateLimited, StoreError, UnknownModel)
+_OF_SERVER = (ProviderError, StreamBroken)
+
+
+class _Todo(NamedTuple):
+    place: int
+    request: Request
+    print_: Fingerprint
+    row: Mapping[str, Any] | None
+
+
+class _Batch(NamedTuple):
+    """A batch of rows, looked up.
+
+    Attributes:
+        found: Rows whose answer is there.
+        failed: Rows that could not even be rendered.
+        equal: Rows that are equal to an earlier one.
+        todo: The others.
+    """
+
+    found: list[tuple[_Todo, Response]]
+    failed: list[tuple[int, LLMError]]
+    equal: list[tuple[int, int]]
+    todo: list[_Todo]
+
+
+class _Deaf:
+    """Nobody listens to the words of a row."""
+
+    def piece(self, piece: Piece) -> None:
+        """Nothing."""
+
+    def notice(self, message: str) -> None:
+        """Nothing."""
+
+    def again(self, message: str) -> None:
+        """Nothing."""
+
+    def stopped(self, response: Response) -> None:
+        """Nothing."""
+
+
+_DEAF = _Deaf()
+
+
+class Run:
+    """One run over rows; lives on the session's loop.
+
+    Args:
+        session: The kernel's.
+        job: What is to be done.
+        outcome: Where it goes.
+
+    Attributes:
+        purse: What it spends.
+        standing: How far it is, a moment ago; for other threads.
+    """
+
+    def __init__(self, session: Session, job: Job, outcome: Outcome) -> None:
+        self.job = job
+        self.outcome = outcome
+        self.purse = Purse(job.wish.max_cost)
+        self._session = session
+        self._wire = session.wire(job.base)
+        self._first, self._ready = True, False
+        self._cell = session.cell
+        self._seen = Seen()
+        self._rows = job.rows()
+        self._queue: asyncio.Queue[_Todo | None] = asyncio.Queue(2 * BATCH)
+        self._halted = asyncio.Event()
+        # Rows that a limit leaves no room for, while others of the run hold theirs.
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._flying = 0
+        self._failures = 0
+        self.standing = outcome.standing(job.total)
+
+    async def through(self) -> None:
+        """Asks for every row, and returns when no more is to be had.
+
+        Raises:
+            LLMError: Nothing can be asked at all.
+        """
+        session, job = self._session, self.job
+        wish = replace(job.wish, max_cost=None)
+        gate = session.gate(job.base)
+        self._call = Call(
+            limits=session.time_limits(),
+            shelf=session.desk.shelf(wish),
+            terms=replace(session.desk.terms(wish, self._cell), purse=self.purse),
+            quota=session.desk.quota,
+            flights=session.desk.flights,
+            repairs=wish.repairs,
+            gate=gate,
+            at_once=job.at_once,
+        )
+        self.outcome.begin(gate, self.purse, job.places)
+        if not job.base.model:
+            self.job = replace(job, base=await self._with_model(job.base))
+        await self._all()
+
+    async def _with_model(self, base: Request) -> Request:
+        if self._call.shelf.replays:
+            return replace(base, model=self._call.shelf.replayed_model(base))
+        return await with_model(base, self._wire, self._call)
+
+    async def halt(self) -> None:
+        """Sends no more; what is on its way may still come."""
+        self._halted.set()
+
+    async def _all(self) -> None:
+        count = min(self.job.at_once or MOST_AT_ONCE, self.job.total or MOST_AT_ONCE)
+        feeding = asyncio.create_task(self._feed(count))
+        working = [asyncio.create_task(self._work()) for _ in range(count)]
+        halting = asyncio.create_task(self._halted.wait())
+        telling = asyncio.create_task(self._tell())
+        everyone = asyncio.gather(feeding, *working)
+        try:
+            await asyncio.wait({everyone, halting}, return_when=asyncio.FIRST_COMPLETED)
+            if not everyone.done():
+                feeding.cancel()
+                self._empty(count)
+                await asyncio.wait(working, timeout=GRACE)
+        finally:
+            for task in (halting, telling, feeding, *working):
+                task.cancel()
+            results = await asyncio.gather(*working, feeding, telling, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await everyone
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _tell(self) -> None:
+        """Says how far it is, a few times a second."""
+        while True:
+            until = self._call.gate.held_until if self._call.gate else None
+            wait = until - asyncio.get_running_loop().time() if until else 0.0
+            held = f"held by the server's rate limit for {wait:.0f} s" if wait >= 1 else ""
+            self.standing = self.outcome.standing(self.job.total, held)
+            await asyncio.sleep(TOLD)
+
+    async def _feed(self, workers: int) -> None:
+        """Looks rows up, a batch at a time, and hands on what is missing."""
+        # A small one first, so that there is something to see.
+        for size in itertools.chain((16,), itertools.repeat(BATCH)):
+            batch = await asyncio.to_thread(self._prepare, size)
+            if batch is None:
+                break
+            self._take(batch)
+            if batch.todo and not self._ready:
+                # Not before: what is kept is found without a key.
+                try:
+                    await self._wire.ready(whole=True)
+                except LLMError as error:
+                    self._end(error)
+                    return
+                self._ready = True
+            for todo in batch.todo:
+                await self._queue.put(todo)
+        for _ in range(workers):
+            await self._queue.put(None)
+
+    def _prepare(self, size: int) -> _Batch | None:
+        """Renders rows and looks their answers up, on a thread: templates run the notebook's code."""
+        rows = list(itertools.islice(self._rows, size))
+        if not rows:
+            return None
+        batch = _Batch([], [], [], [])
+        lookups: list[_Todo] = []
+        for place, row in rows:
+            try:
+                request = self.job.request(row)
+            except LLMError as error:
+                if self._first and isinstance(error, PromptError) and error.undefined:
+                    # It is the prompt that is wrong, and not this row.
+                    raise
+                batch.failed.append((place, error))
+                continue
+            finally:
+                self._first = False
+            print_ = fingerprint(request)
+            first = self._seen.first(print_.key, place)
+            if first is None:
+                shown = row if self.outcome.wants_rows else None
+                lookups.append(_Todo(place, request, print_, shown))
+            else:
+                batch.equal.append((place, first))
+        found = self._call.shelf.find_many([each.print_ for each in lookups])
+        for todo, response in zip(lookups, found, strict=True):
+            if response := self._fitting(todo.request, response):
+                batch.found.append((todo, response))
+            elif self._call.shelf.replays:
+                batch.failed.append((todo.place, self._call.shelf.missing(todo.print_)))
+            else:
+                batch.todo.append(todo)
+        return batch
+
+    def _fitting(self, request: Request, response: Response | None) -> Response | None:
+        if response is None or request.schema is None:
+            return response
+        try:
+            return request.schema.fit(response)
+        except InvalidAnswer:
+            return None
+
+    def _take(self, batch: _Batch) -> None:
+        outcome = self.outcome
+        for todo in batch.todo:
+            outcome.pulled(todo.place)
+        for place, error in batch.failed:
+            outcome.failed(place, error)
+        for place, first in batch.equal:
+            outcome.equal(place, first)
+        for todo, response in batch.found:
+            outcome.answered(todo.place, response, todo.row)
+            self._session.desk.saved(response, self._cell)
+
+    def _empty(self, workers: int) -> None:
+        """Lets the workers find nothing more to do."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        for _ in range(workers):
+            self._queue.put_nowait(None)
+        while self._waiting:
+            self._wake()
+
+    async def _work(self) -> None:
+        while todo := await self._queue.get():
+            try:
+                response = await self._answer(todo)
+            except LLMError as error:
+                self._fail(todo.place, error)
+            else:
+                if response is None:
+                    continue
+                self._failures = 0
+                self.outcome.answered(todo.place, response, todo.row)
+
+    async def _answer(self, todo: _Todo) -> Response | None:
+        """The answer for a row; None where the run ends before it could be asked."""
+        while not self._halted.is_set():
+            self._flying += 1
+            try:
+                return await obtain(
+                    todo.request, todo.print_, wire=self._wire, sink=_DEAF, call=self._call
+                )
+            except QuotaExceeded as error:
+                # With something paid already it is this row's end, and not yet the run's.
+                if error.usage is not None:
+                    raise
+                if self._flying == 1:
+                    self._end(error)
+                    return None
+            finally:
+                self._flying -= 1
+                self._wake()
+                self._wake()
+            # What the others hold may become free: most answers are far below their worst case.
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+        return None
+
+    def _wake(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+
+    def _fail(self, place: int, error: LLMError) -> None:
+        if isinstance(error, _FATAL):
+            # No row is to blame for it.
+            self._end(error)
+            return
+        self._failures = self._failures + 1 if isinstance(error, _OF_SERVER) else 0
+        self.outcome.failed(place, error)
+        if self._failures >= FAILURES:
+            self._end(error)
+
+    def _end(self, error: LLMError) -> None:
+        """No more is sent, and why."""
+        if self.outcome.ended is None and not self._halted.is_set():
+            self.outcome.ended = error
+        self._halted.set()
+
+

@@ -1,0 +1,50 @@
+"""Which rows are equal to an earlier one, in little memory however many there are."""
+
+from __future__ import annotations
+
+from array import array
+
+_EMPTY = (1 << 64) - 1
+
+
+class Seen:
+    """The first row of each key.
+
+    An open hash table of two words a slot: 96 bits of the key, 32 of the row. A dict of a million
+    keys takes 150 MB, this 34. Two of a million keys share 96 bits once in 10^17 runs.
+    """
+
+    def __init__(self) -> None:
+        self._slots = array("Q", [_EMPTY]) * 2048
+        self._count = 0
+
+    def first(self, key: str, row: int) -> int | None:
+        """The earlier row of an equal key; None where this is the first.
+
+        Args:
+            key: A sum in hex, as of a request.
+            row: The row's number.
+        """
+        found = self._put(int(key[:16], 16), int(key[16:24], 16) << 32 | row)
+        if found is None:
+            self._count += 1
+            if self._count * 3 > len(self._slots):
+                self._grow()
+        return found
+
+    def _put(self, high: int, low: int) -> int | None:
+        slots, mask = self._slots, len(self._slots) // 2 - 1
+        place = high & mask
+        while (at := slots[2 * place + 1]) != _EMPTY:
+            if slots[2 * place] == high and at >> 32 == low >> 32:
+                return at & 0xFFFFFFFF
+            place = (place + 1) & mask
+        slots[2 * place], slots[2 * place + 1] = high, low
+        return None
+
+    def _grow(self) -> None:
+        old = self._slots
+        self._slots = array("Q", [_EMPTY]) * (2 * len(old))
+        for place in range(0, len(old), 2):
+            if old[place + 1] != _EMPTY:
+                self._put(old[place], old[place + 1])
