@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_magic import errors, testing
-    from llm_magic.api import aask, ask, cache, quota, usage
+    from llm_magic.api import aask, ask, cache, map_rows, quota, totals, usage
     from llm_magic.types import Request, Response, Usage
 
 __all__ = [
@@ -18,8 +18,10 @@ __all__ = [
     "ask",
     "cache",
     "errors",
+    "map_rows",
     "quota",
     "testing",
+    "totals",
     "usage",
 ]
 
@@ -27,7 +29,9 @@ _HOMES = {
     "aask": "llm_magic.api",
     "ask": "llm_magic.api",
     "cache": "llm_magic.api",
+    "map_rows": "llm_magic.api",
     "quota": "llm_magic.api",
+    "totals": "llm_magic.api",
     "usage": "llm_magic.api",
     "Request": "llm_magic.types",
     "Response": "llm_magic.types",

@@ -25,6 +25,7 @@ from llm_magic.background import Pending, come
 from llm_magic.chats import NOWHERE, Place
 from llm_magic.completion import register
 from llm_magic.errors import Interrupted, LLMError, PromptError
+from llm_magic.mapmagic import MapMagics
 from llm_magic.session import Session, current
 from llm_magic.settings import api_key
 from llm_magic.types import Comparison, Request, Response, Wish
@@ -343,10 +344,10 @@ def load(shell: Any) -> None:
     """Registers magics and settings; loading again leaves nothing there twice."""
     session = current(shell)
     # Magics put themselves among them.
-    ours = (LLMMagics, AdminMagics, type(session.settings))
+    ours = (LLMMagics, AdminMagics, MapMagics, type(session.settings))
     others = [each for each in shell.configurables if not isinstance(each, ours)]
     shell.configurables[:] = [*others, session.settings]
-    shell.register_magics(LLMMagics(shell), AdminMagics(shell))
+    shell.register_magics(LLMMagics(shell), AdminMagics(shell), MapMagics(shell))
     register(shell)
     transforms = shell.input_transformers_cleanup
     if keep_questions not in transforms:
