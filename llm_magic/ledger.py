@@ -69,6 +69,7 @@ class Claim:
         key: The request's key, or None for a call that nobody else may wait for.
         model: The model asked.
         cell: The cell that asks, such as ``In [5]``; empty outside of a notebook.
+        sent: Whether the request goes out as soon as it is granted, and ``sent`` need not be said.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Claim:
     key: str | None = None
     model: str = ""
     cell: str = ""
+    sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,9 @@ class Ledger(Protocol):
     def hold(self, claim: Claim, limits: Sequence[Limit]) -> Verdict:
         """Holds a call's worst case if it fits all of these and the person's own limits."""
 
+    def hold_many(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Verdict]:
+        """Holds calls as if one after the other in this order, in one step."""
+
     def sent(self, id: str) -> None:  # noqa: A002
         """The request is about to be sent: from now on it may be counted."""
 
@@ -180,6 +185,9 @@ class Ledger(Protocol):
 
     def void(self, id: str) -> None:  # noqa: A002
         """Frees a hold that came to nothing; unknown ids are no error."""
+
+    def settle_many(self, uses: Sequence[tuple[str, Used | None]]) -> None:
+        """Settles these calls, or voids them (None), as if one after the other, in one step."""
 
     def flying(self, key: str) -> bool:
         """Whether a living process has an open hold for this key."""
@@ -201,6 +209,9 @@ class Ledger(Protocol):
 
     def saved(self, saved: Saved) -> None:
         """Notes a free answer. In memory first: a hit must not wait for the disk."""
+
+    def saved_many(self, saved: Sequence[Saved]) -> None:
+        """Notes free answers."""
 
     def usage(
         self, by: Literal["model", "day", "cell"], *, kernel_only: bool = False

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from llm_magic import owner as owners
+from llm_magic import turns
 from llm_magic.entries import Trouble
 from llm_magic.errors import StoreError
 from llm_magic.ledger import (
     LEASE,
-    Amount,
     Claim,
-    Full,
     Ledger,
     Limit,
     Line,
@@ -36,6 +35,8 @@ from llm_magic.ledger import (
 )
 from llm_magic.stores import ledger_rows as rows
 from llm_magic.stores import ledger_sums as sums
+from llm_magic.stores.ledger_batch import Batch, Scene
+from llm_magic.stores.ledger_counts import Counts
 from llm_magic.stores.ledger_file import LedgerFile
 from llm_magic.stores.ledger_pending import Pending, Taken
 
@@ -106,7 +107,22 @@ class SqliteLedger(Ledger):
         Raises:
             StoreError: The file cannot be used; nothing is held.
         """
-        return self._write(lambda db: self._hold(db, claim, limits))
+        return self._write(lambda db: self._hold(db, [claim], limits))[0]
+
+    def hold_many(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Verdict]:
+        """Holds calls as if one after the other, in one transaction of few statements.
+
+        Args:
+            claims: What is asked for; each is checked against what those before it took.
+            limits: Limits beside those of the person.
+
+        Raises:
+            StoreError: The file cannot be used; nothing is held.
+        """
+        if not claims:
+            return []
+        with turns.quick():
+            return self._write(lambda db: self._hold(db, claims, limits))
 
     def sent(self, id: str) -> None:  # noqa: A002
         """The request is about to be sent: from now on it may be counted.
@@ -120,8 +136,7 @@ class SqliteLedger(Ledger):
             changed = db.execute(
                 "UPDATE calls SET state = 'sent' WHERE id = ? AND state = 'held'", (id,)
             )
-            row = None if changed.rowcount else rows.find(db, id)
-            return row is None or row.state != "void"
+            return bool(changed.rowcount) or rows.state(db, id) != "void"
 
         if not self._write(work):
             raise StoreError(
@@ -131,12 +146,20 @@ class SqliteLedger(Ledger):
 
     def settle(self, id: str, used: Used) -> None:  # noqa: A002
         """Books what a call used; what cannot be written now is written with the next write."""
-        who = self._mine().who
-        self._surely(lambda db: rows.settle(db, id, used, who, self._now(db)))
+        self._surely([(id, used)])
 
     def void(self, id: str) -> None:  # noqa: A002
         """Frees a hold that came to nothing; what cannot be written now follows later."""
-        self._surely(lambda db: rows.void(db, id))
+        self._surely([(id, None)])
+
+    def settle_many(self, uses: Sequence[tuple[str, Used | None]]) -> None:
+        """Books what calls used, or frees their holds (None), in one transaction.
+
+        What cannot be written now is written with the next write.
+        """
+        if uses:
+            with turns.quick():
+                self._surely(uses)
 
     def flying(self, key: str) -> bool:
         """Whether a living process has an open hold for this key. Waits for no writer."""
@@ -157,18 +180,11 @@ class SqliteLedger(Ledger):
         if self._mine().pending or self._look_is_due():
             self._write(self._reap)
 
-        def work(db: sqlite3.Connection) -> list[tuple[Limit, int]]:
-            now = self._now(db)
-            return [
-                (each, sums.used(db, self._window(each), now, store=False).of(each.metric))
-                for each in (*limits, *self._persons(db))
-            ]
-
-        return self._mine().file.read(work)
+        return self._mine().file.read(lambda db: self._counts(db, limits).used())
 
     def person_limits(self) -> list[Limit]:
         """The limits with scope ``user`` that were set for all kernels."""
-        return self._mine().file.read(self._persons)
+        return self._mine().file.read(lambda db: rows.person_limits(db, self._user))
 
     def limit_person(self, metric: Metric, cap: int | None, window: float | None) -> None:
         """Sets a limit for all of the person's kernels, or takes it away.
@@ -188,9 +204,19 @@ class SqliteLedger(Ledger):
 
     def saved(self, saved: Saved) -> None:
         """Notes a free answer. In memory; only every 64th waits for the disk."""
-        key = (sums.day(self._clock()), rows.plain(saved.model), rows.plain(saved.cell))
-        amounts = (1, rows.bounded(saved.tokens), rows.bounded(saved.nanos))
-        if self._mine().pending.note(key, amounts):
+        self.saved_many([saved])
+
+    def saved_many(self, saved: Sequence[Saved]) -> None:
+        """Notes free answers, of which 64 together wait once for the disk."""
+        today = sums.day(self._clock())
+        hits = [
+            (
+                (today, rows.plain(each.model), rows.plain(each.cell)),
+                (1, rows.bounded(each.tokens), rows.bounded(each.nanos)),
+            )
+            for each in saved
+        ]
+        if self._mine().pending.note(hits):
             self._try_to_write()
 
     def usage(
@@ -226,50 +252,15 @@ class SqliteLedger(Ledger):
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime())
         self._mine().file.set_aside(f"{stamp}-{time.time_ns() % sums.SECOND:09}")
 
-    def _hold(self, db: sqlite3.Connection, claim: Claim, limits: Sequence[Limit]) -> Verdict:
-        lives = self._judge()
-        row = rows.find(db, claim.id)
-        holders = [] if claim.key is None else rows.holders(db, claim.key)
-        of_dead = row is not None and row.is_open and not lives(row.owner, row.lease)
-        looked = of_dead or not all(starmap(lives, holders)) or self._look_is_due()
-        if looked:
-            self._reap(db)
-            row = rows.find(db, claim.id)
-        if row is not None and row.state != "void":
-            return "held"
-        if any(starmap(lives, holders)):
-            return "flying"
-        limits = (*limits, *self._persons(db))
-        now = self._now(db)
-        full = self._full(db, claim.worst, limits, now)
-        if full is not None and not looked and self._reap(db):
-            full = self._full(db, claim.worst, limits, now)
-        if full is not None:
-            return full
-        rows.insert(db, claim, self._mine().who, now, self._clock() + _LEASE)
-        return "held"
+    def _hold(
+        self, db: sqlite3.Connection, claims: Sequence[Claim], limits: Sequence[Limit]
+    ) -> list[Verdict]:
+        now = self._clock()
+        scene = Scene(self._mine().who, now, now + _LEASE, self._judge(), self._reap)
+        return Batch(db, claims, limits, scene, look=self._look_is_due()).hold()
 
-    def _full(
-        self, db: sqlite3.Connection, asked: Amount, limits: Sequence[Limit], now: int
-    ) -> Full | None:
-        """The limit in the way that frees last, if any is."""
-        counted = cache(lambda window: sums.used(db, window, now, store=True))
-        last: Full | None = None
-        for limit in limits:
-            window = self._window(limit)
-            used = counted(window).of(limit.metric)
-            ask = asked.of(limit.metric)
-            excess = used + ask - limit.cap
-            if excess <= 0:
-                continue
-            at = None
-            if ask <= limit.cap:
-                at = sums.fits_at(db, window, limit.metric, now, excess)
-            if last is None or at is None or (last.retry_at or 0.0) < sums.seconds(at):
-                last = Full(limit, used, ask, None if at is None else sums.seconds(at))
-            if at is None:
-                break
-        return last
+    def _counts(self, db: sqlite3.Connection, limits: Sequence[Limit]) -> Counts:
+        return Counts(db, self._mine().who, limits, self._clock())
 
     def _reap(self, db: sqlite3.Connection) -> bool:
         self._mine().looked = time.monotonic()
@@ -292,19 +283,9 @@ class SqliteLedger(Ledger):
     def _now(self, db: sqlite3.Connection) -> int:
         return max(self._clock(), sums.newest(db))
 
-    def _window(self, limit: Limit) -> sums.Window:
-        name = self._kernel if limit.scope == "kernel" else self._user
-        return sums.Window(limit.scope, name, sums.length(limit.window))
-
-    def _persons(self, db: sqlite3.Connection) -> list[Limit]:
-        return [
-            Limit("user", metric, cap, length / sums.SECOND if length else None)
-            for metric, cap, length in rows.person_limits(db, self._user)
-        ]
-
-    def _surely(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    def _surely(self, uses: Sequence[tuple[str, Used | None]]) -> None:
         # Remembered first: an interrupt must not lose it either.
-        self._mine().pending.add(work)
+        self._mine().pending.add(uses)
         self._try_to_write()
 
     def _try_to_write(self) -> None:
@@ -322,7 +303,7 @@ class SqliteLedger(Ledger):
         def whole(db: sqlite3.Connection) -> T:
             if here.tidied != here.file.opened:
                 sums.tidy(db, self._now(db))
-            here.pending.write(db, here.who, taken)
+            here.pending.write(db, here.who, self._clock(), taken)
             return work(db)
 
         try:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from llm_magic.ledger import Used
 from llm_magic.stores import ledger_rows as rows
 
 HITS_IN_MEMORY = 64
 """So many free answers are noted before they are written on their own account."""
 
-Late = Callable[[sqlite3.Connection], None]
+Late = tuple[str, Used | None]
+"""A call's id and what it used; None where it came to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +42,32 @@ class Pending:
     def __bool__(self) -> bool:
         return bool(self._late or self._hits)
 
-    def add(self, late: Late) -> None:
-        """Remembers a booking."""
+    def add(self, late: Iterable[Late]) -> None:
+        """Remembers bookings."""
         with self._lock:
-            self._late[self._next] = late
-            self._next += 1
+            for each in late:
+                self._late[self._next] = each
+                self._next += 1
 
-    def note(self, key: rows.HitKey, amounts: Sequence[int]) -> bool:
+    def note(self, hits: Iterable[tuple[rows.HitKey, Sequence[int]]]) -> bool:
         """Adds to the free answers; True when it is time to write them."""
         with self._lock:
-            self._merge(key, amounts)
-            self._noted = (self._noted + 1) % HITS_IN_MEMORY
-            return not self._noted
+            for key, amounts in hits:
+                self._merge(key, amounts)
+                self._noted += 1
+            due = self._noted >= HITS_IN_MEMORY
+            self._noted %= HITS_IN_MEMORY
+            return due
 
-    def write(self, db: sqlite3.Connection, who: rows.Who, taken: Taken) -> None:
+    def write(self, db: sqlite3.Connection, who: rows.Who, clock: int, taken: Taken) -> None:
         """Writes everything within a transaction, and says in ``taken`` what that was."""
         with self._lock:
             bookings = list(self._late.items())
             taken.hits.update(self._hits)
             self._hits, self._noted = {}, 0
-        for number, late in bookings:
-            late(db)
-            taken.late.append(number)
+        if bookings:
+            rows.settle(db, [late for _, late in bookings], who, clock)
+            taken.late.extend(number for number, _ in bookings)
         if taken.hits:
             rows.note(db, who, taken.hits)
 

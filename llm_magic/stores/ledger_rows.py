@@ -7,22 +7,70 @@ that it changes, so that nobody else has to think of them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, starmap
 from typing import NamedTuple, get_args
 
-from llm_magic.ledger import Amount, Claim, Line, Metric, Used
+from llm_magic.ledger import Amount, Claim, Limit, Line, Metric, Used
 from llm_magic.stores import ledger_sums as sums
+from llm_magic.stores import many
 
 _MOST = 2**50
 """Of what is kept in one row, so that no sum can overflow SQLite's 64 bits."""
 
-_BY_ID = """SELECT n, t, user, kernel, state, owner, lease, requests, tokens, nanos
-    FROM calls WHERE id = ?"""
 _OPEN = """SELECT n, t, user, kernel, state, owner, lease, requests, tokens, nanos
     FROM calls WHERE state IN ('held', 'sent')"""
-_NEW = """INSERT INTO calls
+_ABOUT = """WITH claim (id, key) AS (VALUES #)
+    SELECT 1, id, state, owner, lease FROM calls WHERE id IN (SELECT id FROM claim)
+    UNION ALL SELECT 0, key, state, owner, lease FROM calls
+    WHERE key IN (SELECT key FROM claim) AND state IN ('held', 'sent')"""
+_NEW = """WITH new (id, state, key, requests, tokens, nanos, model, cell) AS (VALUES #)
+    INSERT INTO calls
     (id, t, user, kernel, state, key, owner, lease, requests, tokens, nanos, model, cell)
-    VALUES (?, ?, ?, ?, 'held', ?, ?, ?, ?, ?, ?, ?, ?)"""
+    SELECT id, ?1, ?2, ?3, state, key, ?4, ?5, requests, tokens, nanos, model, cell
+    FROM new WHERE id IS NOT NULL"""
+# What is to be booked, of rows that are there and not done, and of those that were not known.
+_USES = """WITH new (id, state, requests, tokens, nanos, model, input_tokens, output_tokens,
+        cached_tokens, priced) AS (VALUES #),
+    change AS (SELECT new.*, coalesce(old.user, ?2) AS user, coalesce(old.kernel, ?3) AS kernel,
+        coalesce(old.t, max(?1, coalesce((SELECT t FROM calls ORDER BY n DESC LIMIT 1), ?1),
+            coalesce((SELECT max(t) + 1 FROM forgiven), ?1))) AS t,
+        coalesce(old.requests, 0) AS old_requests, coalesce(old.tokens, 0) AS old_tokens,
+        coalesce(old.nanos, 0) AS old_nanos
+        FROM new LEFT JOIN calls AS old ON old.id = new.id
+        WHERE new.id IS NOT NULL
+        AND CASE WHEN old.id IS NULL THEN new.state = 'done' ELSE old.state != 'done' END)
+    """
+_SUM = (
+    _USES  # noqa: S608
+    + """UPDATE sums SET (requests, tokens, nanos) = (SELECT
+        sums.requests + coalesce(sum(c.requests - old_requests), 0),
+        sums.tokens + coalesce(sum(c.tokens - old_tokens), 0),
+        sums.nanos + coalesce(sum(c.nanos - old_nanos), 0)
+        FROM change AS c WHERE c.t > floor
+        AND CASE scope WHEN 'kernel' THEN c.kernel ELSE c.user END = name)
+    WHERE (scope = 'kernel' AND name IN (SELECT kernel FROM change))
+        OR (scope = 'user' AND name IN (SELECT user FROM change))"""
+)
+_BOOK = (
+    _USES  # noqa: S608
+    + """INSERT INTO calls (id, t, user, kernel, state, owner, lease, requests, tokens, nanos,
+        model, cell, input_tokens, output_tokens, cached_tokens, priced)
+    SELECT id, t, user, kernel, state, ?4, ?1, requests, tokens, nanos,
+        model, '', input_tokens, output_tokens, cached_tokens, priced FROM change WHERE 1
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, requests = excluded.requests,
+        tokens = excluded.tokens, nanos = excluded.nanos,
+        model = CASE excluded.model WHEN '' THEN model ELSE excluded.model END,
+        input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens,
+        cached_tokens = excluded.cached_tokens, priced = excluded.priced"""
+)
+_NOTE = """WITH new (day, user, kernel, model, cell, hits, tokens, nanos) AS (VALUES #)
+    INSERT INTO hits SELECT * FROM new WHERE day IS NOT NULL
+    ON CONFLICT (day, user, kernel, model, cell) DO UPDATE SET hits = hits + excluded.hits,
+        tokens = tokens + excluded.tokens, nanos = nanos + excluded.nanos"""
+_FREE = """UPDATE calls SET state = 'void', requests = 0, tokens = 0, nanos = 0
+    WHERE n IN (VALUES #)"""
+_VOID = ("void", 0, 0, 0, "", 0, 0, 0, 1)
 _CALLS = """SELECT CASE ?1 WHEN 'model' THEN model WHEN 'cell' THEN cell
         ELSE date(t / 1000000000, 'unixepoch', 'localtime') END AS name,
     sum(requests), sum(input_tokens), sum(output_tokens), sum(cached_tokens), sum(nanos),
@@ -66,20 +114,46 @@ class Row(NamedTuple):
     nanos: int
 
     @property
-    def is_open(self) -> bool:
-        """Whether its call may still be on its way."""
-        return self.state in ("held", "sent")
-
-    @property
     def amount(self) -> Amount:
         """What of it counts."""
         return Amount(self.requests, self.tokens, self.nanos)
 
 
-def find(db: sqlite3.Connection, id: str) -> Row | None:  # noqa: A002
-    """The row of a call."""
-    found = db.execute(_BY_ID, (id,)).fetchone()
-    return None if found is None else Row._make(found)
+class About(NamedTuple):
+    """What is there of a batch of claims.
+
+    Attributes:
+        rows: State, owner and lease of the calls with their ids.
+        holders: Owner and lease of the open calls with their keys.
+    """
+
+    rows: dict[str, tuple[str, str, int]]
+    holders: dict[str, list[tuple[str, int]]]
+
+    def owners(self) -> Iterator[tuple[str, int]]:
+        """Owner and lease of each open call."""
+        for state, owner, lease in self.rows.values():
+            if state in ("held", "sent"):
+                yield owner, lease
+        yield from chain.from_iterable(self.holders.values())
+
+
+def about(db: sqlite3.Connection, claims: Sequence[Claim]) -> About:
+    """What is there under the ids and keys of these claims."""
+    found = About({}, {})
+    for cursor in many.run(db, _ABOUT, [(claim.id, claim.key) for claim in claims]):
+        for by_id, name, state, owner, lease in cursor.fetchall():
+            if by_id:
+                found.rows[name] = state, owner, lease
+            else:
+                found.holders.setdefault(name, []).append((owner, lease))
+    return found
+
+
+def state(db: sqlite3.Connection, id: str) -> str | None:  # noqa: A002
+    """The state of a call; None where it is not known."""
+    found = db.execute("SELECT state FROM calls WHERE id = ?", (id,)).fetchone()
+    return None if found is None else str(found[0])
 
 
 def holders(db: sqlite3.Connection, key: str) -> list[tuple[str, int]]:
@@ -89,39 +163,63 @@ def holders(db: sqlite3.Connection, key: str) -> list[tuple[str, int]]:
     ).fetchall()
 
 
-def insert(db: sqlite3.Connection, claim: Claim, who: Who, t: int, lease: int) -> None:
-    """Adds a held row; a void one of the same id makes room for it."""
-    db.execute("DELETE FROM calls WHERE id = ? AND state = 'void'", (claim.id,))
-    worst = _bounded(claim.worst)
-    numbers = (worst.requests, worst.tokens, worst.nanos)
-    place = (plain(claim.model), plain(claim.cell))
-    row = (claim.id, t, who.user, who.kernel, claim.key, who.owner, lease, *numbers, *place)
-    db.execute(_NEW, row)
-    sums.add(db, who.kernel, who.user, t, worst)
+def insert(db: sqlite3.Connection, claims: Sequence[Claim], who: Who, t: int, lease: int) -> None:
+    """Adds rows with new ids, held or sent, and counts them.
+
+    Args:
+        db: A connection, within a transaction that writes.
+        claims: What was granted.
+        who: To whom.
+        t: When, in nanoseconds: later than any floor of a sum in which the rows are.
+        lease: Until when their process is taken for alive where it cannot be looked at.
+    """
+    new, total = [], Amount()
+    for claim in claims:
+        worst = kept(claim.worst)
+        total = sums.plus(total, worst)
+        now = "sent" if claim.sent else "held"
+        numbers = (worst.requests, worst.tokens, worst.nanos)
+        new.append((claim.id, now, claim.key, *numbers, plain(claim.model), plain(claim.cell)))
+    many.run(db, _NEW, new, t, who.user, who.kernel, who.owner, lease)
+    sums.add(db, who.kernel, who.user, t, total)
 
 
-def settle(db: sqlite3.Connection, id: str, used: Used, who: Who, now: int) -> None:  # noqa: A002
-    """Puts what a call used in the place of what was held for it, in whatever state it is."""
-    row = find(db, id)
-    if row is None:
-        insert(db, Claim(id, Amount()), who, now, now)
-        row = find(db, id)
-    if row is None or row.state == "done":
-        return
-    _book(db, row, "done", _bounded(used.amount))
+def remove(db: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """Takes void rows away, to make room for new ones with their ids."""
+    many.run(db, "DELETE FROM calls WHERE id IN (VALUES #)", [(each,) for each in ids])
+
+
+def settle(
+    db: sqlite3.Connection, uses: Iterable[tuple[str, Used | None]], who: Who, clock: int
+) -> None:
+    """Puts what calls used in the place of what was held for them, whatever state they are in.
+
+    What is done stays as it is. A call that is not known is added, unless it came to nothing.
+
+    Args:
+        db: A connection, within a transaction that writes.
+        uses: Ids, and what was used; None gives back what was held.
+        who: Whose a call is that is not known.
+        clock: The time in nanoseconds.
+    """
+    final: dict[str, Used | None] = {}
+    for id_, used in uses:
+        # The first use ends it; what is void may still be used.
+        if final.get(id_) is None:
+            final[id_] = used
+    new = [(id_, *(_VOID if used is None else _done(used))) for id_, used in final.items()]
+    for statement in (_SUM, _BOOK):
+        many.run(db, statement, new, clock, who.user, who.kernel, who.owner)
+
+
+def _done(used: Used) -> tuple[str | int, ...]:
+    amount = kept(used.amount)
     tokens = (used.input_tokens, used.output_tokens, used.cached_tokens)
-    db.execute(
-        """UPDATE calls SET model = CASE ?1 WHEN '' THEN model ELSE ?1 END,
-        input_tokens = ?2, output_tokens = ?3, cached_tokens = ?4, priced = ?5 WHERE n = ?6""",
-        (plain(used.model), *map(bounded, tokens), int(used.priced), row.n),
+    return (
+        *("done", amount.requests, amount.tokens, amount.nanos, plain(used.model)),
+        *map(bounded, tokens),
+        int(used.priced),
     )
-
-
-def void(db: sqlite3.Connection, id: str) -> None:  # noqa: A002
-    """Gives back what was held; what is settled or not known stays as it is."""
-    row = find(db, id)
-    if row is not None and row.state != "done":
-        _book(db, row, "void", Amount())
 
 
 def reap(db: sqlite3.Connection, lives: Callable[[str, int], bool]) -> bool:
@@ -134,31 +232,33 @@ def reap(db: sqlite3.Connection, lives: Callable[[str, int], bool]) -> bool:
     Returns:
         Whether something counts no longer.
     """
-    freed = False
+    freed: list[tuple[int]] = []
+    lost: list[tuple[int]] = []
+    changes: dict[tuple[str, str, int], Amount] = {}
     for row in map(Row._make, db.execute(_OPEN).fetchall()):
         if lives(row.owner, row.lease):
             continue
         if row.state == "held":
-            _book(db, row, "void", Amount())
-            freed = True
+            freed.append((row.n,))
+            place = (row.kernel, row.user, row.t)
+            changes[place] = sums.plus(changes.get(place, Amount()), row.amount, -1)
         else:
-            # The provider may have counted it. How many tokens it took, nobody knows.
-            _book(db, row, "lost", row.amount)
-            db.execute("UPDATE calls SET priced = 0 WHERE n = ?", (row.n,))
-    return freed
+            lost.append((row.n,))
+    many.run(db, _FREE, freed)
+    # The provider may have counted it. How many tokens it took, nobody knows.
+    many.run(db, "UPDATE calls SET state = 'lost', priced = 0 WHERE n IN (VALUES #)", lost)
+    for place, change in changes.items():
+        sums.add(db, *place, change)
+    return bool(freed)
 
 
 def note(db: sqlite3.Connection, who: Who, hits: Mapping[HitKey, Iterable[int]]) -> None:
     """Adds free answers to those of their day, model and cell."""
-    db.executemany(
-        """INSERT INTO hits VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET hits = hits + excluded.hits,
-        tokens = tokens + excluded.tokens, nanos = nanos + excluded.nanos""",
-        [
-            (day, who.user, who.kernel, model, cell, *amounts)
-            for (day, model, cell), amounts in hits.items()
-        ],
-    )
+    rows = [
+        (day, who.user, who.kernel, model, cell, *amounts)
+        for (day, model, cell), amounts in hits.items()
+    ]
+    many.run(db, _NOTE, rows)
 
 
 def usage(db: sqlite3.Connection, by: str, user: str, kernel: str | None) -> list[Line]:
@@ -174,14 +274,23 @@ def usage(db: sqlite3.Connection, by: str, user: str, kernel: str | None) -> lis
     return sorted(found, key=lambda line: (-line.nanos, -line.requests))
 
 
-def person_limits(db: sqlite3.Connection, user: str) -> list[tuple[Metric, int, int]]:
-    """Metric, cap and window (nanoseconds) of each limit that a person has set."""
+def person_limits(db: sqlite3.Connection, user: str) -> list[Limit]:
+    """The limits that a person has set."""
     found = db.execute(
-        "SELECT metric, cap, length FROM limits WHERE user = ? ORDER BY metric, length", (user,)
+        "SELECT metric, length, cap FROM limits WHERE user = ? ORDER BY metric, length", (user,)
     ).fetchall()
-    if any(metric not in get_args(Metric) for metric, _, _ in found):
+    return list(starmap(person_limit, found))
+
+
+def person_limit(metric: Metric, length: int, cap: int) -> Limit:
+    """A person's limit, as its row has it.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    if metric not in get_args(Metric):
         raise ValueError("no such metric")
-    return found
+    return Limit("user", metric, cap, length / sums.SECOND if length else None)
 
 
 def limit_person(
@@ -204,13 +313,6 @@ def plain(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _bounded(amount: Amount) -> Amount:
+def kept(amount: Amount) -> Amount:
+    """An amount of calls as a row can keep it."""
     return Amount(bounded(amount.requests), bounded(amount.tokens), bounded(amount.nanos))
-
-
-def _book(db: sqlite3.Connection, row: Row, state: str, amount: Amount) -> None:
-    db.execute(
-        "UPDATE calls SET state = ?, requests = ?, tokens = ?, nanos = ? WHERE n = ?",
-        (state, amount.requests, amount.tokens, amount.nanos, row.n),
-    )
-    sums.add(db, row.kernel, row.user, row.t, sums.plus(amount, row.amount, -1))

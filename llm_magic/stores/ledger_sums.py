@@ -1,9 +1,7 @@
-"""What counts in a window of time, kept as running sums.
+"""Running sums of what counts, and the windows of time that they are for.
 
-A sum is that of the rows with t > floor. To look at a window moves its floor forward and takes off
-only the rows that left, so that a hold costs the same with a hundred rows in the window and with a
-hundred thousand. A sum that is not there, or that nobody looked at for a whole window, is made
-anew from the rows; dropping one is therefore never wrong.
+A sum is that of the rows with t > floor. Here is what keeps sums and rows in step; how a window is
+looked at, which moves its floor, is in ``ledger_counts``.
 """
 
 from __future__ import annotations
@@ -11,32 +9,17 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from llm_magic.ledger import Amount, Metric, Scope
+from llm_magic.ledger import Amount, Scope
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
 KEEP = 400 * DAY
 """Rows older than this are removed."""
 
-_BEGINNING = -(2**62)
-
-_BETWEEN: dict[Scope, str] = {
-    "kernel": """SELECT coalesce(sum(requests), 0), coalesce(sum(tokens), 0),
-        coalesce(sum(nanos), 0) FROM calls WHERE kernel = ? AND t > ? AND t <= ?""",
-    "user": """SELECT coalesce(sum(requests), 0), coalesce(sum(tokens), 0),
-        coalesce(sum(nanos), 0) FROM calls WHERE user = ? AND t > ? AND t <= ?""",
-}
-_KEPT = """SELECT coalesce(sum(requests), 0), coalesce(sum(tokens), 0), coalesce(sum(nanos), 0)
-    FROM kept JOIN calls USING (n) WHERE scope = ? AND name = ? AND t > ? AND t <= ?"""
-_IN_ORDER: dict[Scope, str] = {
-    "kernel": """SELECT n, t, requests, tokens, nanos FROM calls
-        WHERE kernel = ? AND t > ? ORDER BY t""",
-    "user": """SELECT n, t, requests, tokens, nanos FROM calls
-        WHERE user = ? AND t > ? ORDER BY t""",
-}
+BEGINNING = -(2**62)
+"""Before all time, in nanoseconds."""
 
 
 class Window(NamedTuple):
@@ -75,42 +58,9 @@ def newest(db: sqlite3.Connection) -> int:
     row = db.execute(
         """SELECT coalesce((SELECT t FROM calls ORDER BY n DESC LIMIT 1), ?1),
             coalesce((SELECT max(t) + 1 FROM forgiven), ?1)""",
-        (_BEGINNING,),
+        (BEGINNING,),
     ).fetchone()
     return int(max(row))
-
-
-def used(db: sqlite3.Connection, window: Window, now: int, *, store: bool) -> Amount:
-    """What counts in a window.
-
-    Args:
-        db: A connection, within a transaction.
-        window: The window.
-        now: Its end, in nanoseconds.
-        store: Whether to keep the moved sum; only in a transaction that writes.
-    """
-    pardon = _pardon(db, window)
-    floor = max(_start(window, now), pardon)
-    row = db.execute(
-        """SELECT floor, requests, tokens, nanos FROM sums
-        WHERE scope = ? AND name = ? AND length = ?""",
-        window,
-    ).fetchone()
-    # A floor that lies ahead was set by a clock that has been set back since.
-    if row is None or floor < row[0] or 0 < window.length < floor - row[0]:
-        total = _between(db, window, floor, 2**62)
-    else:
-        left = _between(db, window, row[0], floor) if floor > row[0] else Amount()
-        total = plus(Amount(*row[1:]), left, -1)
-    if store:
-        db.execute(
-            "INSERT OR REPLACE INTO sums VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*window, floor, total.requests, total.tokens, total.nanos),
-        )
-    if pardon > _BEGINNING:
-        kept = db.execute(_KEPT, (*window[:2], _start(window, now), pardon)).fetchone()
-        total = plus(total, Amount(*kept))
-    return total
 
 
 def add(db: sqlite3.Connection, kernel: str, user: str, t: int, change: Amount) -> None:
@@ -122,26 +72,6 @@ def add(db: sqlite3.Connection, kernel: str, user: str, t: int, change: Amount) 
             """,
             (change.requests, change.tokens, change.nanos, t, kernel, user),
         )
-
-
-def fits_at(
-    db: sqlite3.Connection, window: Window, metric: Metric, now: int, excess: int
-) -> int | None:
-    """When so much will have left a window, in nanoseconds; None where it never will.
-
-    Args:
-        db: A connection, within a transaction.
-        window: The window.
-        metric: What is counted.
-        now: The window's end.
-        excess: How much of it has to leave.
-    """
-    if window.length:
-        for t, amount in _rows(db, window, now):
-            excess -= amount.of(metric)
-            if excess <= 0:
-                return t + window.length
-    return None
 
 
 def forgive(db: sqlite3.Connection, scope: Scope, name: str, now: int) -> None:
@@ -199,25 +129,3 @@ def plus(one: Amount, other: Amount, sign: int = 1) -> Amount:
         one.tokens + sign * other.tokens,
         one.nanos + sign * other.nanos,
     )
-
-
-def _start(window: Window, now: int) -> int:
-    return now - window.length if window.length else _BEGINNING
-
-
-def _pardon(db: sqlite3.Connection, window: Window) -> int:
-    row = db.execute("SELECT t FROM forgiven WHERE scope = ? AND name = ?", window[:2]).fetchone()
-    return _BEGINNING if row is None else int(row[0])
-
-
-def _between(db: sqlite3.Connection, window: Window, after: int, until: int) -> Amount:
-    return Amount(*db.execute(_BETWEEN[window.scope], (window.name, after, until)).fetchone())
-
-
-def _rows(db: sqlite3.Connection, window: Window, now: int) -> Iterator[tuple[int, Amount]]:
-    """The rows that count in a window, the oldest first."""
-    pardon = _pardon(db, window)
-    kept = {n for (n,) in db.execute("SELECT n FROM kept WHERE scope = ? AND name = ?", window[:2])}
-    for n, t, *amount in db.execute(_IN_ORDER[window.scope], (window.name, _start(window, now))):
-        if t > pardon or n in kept:
-            yield t, Amount(*amount)

@@ -1,0 +1,56 @@
+"""Statements over many rows at once.
+
+Every statement costs a wait for the interpreter (``turns``), and `executemany` is one for each row.
+So rows go as the values of one statement. Its room is one of a few sizes and what is left over is
+NULL: the texts stay few, and SQLite's statements for them are found again instead of made anew.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+_SIZES = (1, 8, 32, 64, 256)
+
+
+def run(
+    db: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]], *fixed: Any
+) -> list[sqlite3.Cursor]:
+    """Runs a statement over rows, in as many parts as SQLite's limit on parameters asks for.
+
+    Args:
+        db: A connection.
+        statement: ``VALUES #`` in it becomes the rows. Those whose first value is NULL are room
+            that is left over, and are to be passed over.
+        rows: Values of equal number.
+        fixed: Values of ``?1`` and so on.
+
+    Returns:
+        A cursor for each part.
+    """
+    if not rows:
+        return []
+    columns = len(rows[0])
+    most = (db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(fixed)) // columns
+    sizes = [size for size in _SIZES if size <= most]
+    ran = []
+    for first in range(0, len(rows), sizes[-1]):
+        part = rows[first : first + sizes[-1]]
+        size = next(size for size in sizes if size >= len(part))
+        values: list[Any] = [*fixed]
+        for row in part:
+            values += row
+        values += [None] * ((size - len(part)) * columns)
+        ran.append(db.execute(_text(statement, len(fixed), columns, size), values))
+    return ran
+
+
+@lru_cache(maxsize=256)
+def _text(statement: str, fixed: int, columns: int, size: int) -> str:
+    rows = (
+        ", ".join(f"?{first + column}" for column in range(columns))
+        for first in range(fixed + 1, fixed + 1 + size * columns, columns)
+    )
+    return statement.replace("VALUES #", "VALUES " + ", ".join(f"({row})" for row in rows))
