@@ -28,7 +28,7 @@ def frame(value: Any) -> Any:
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    if _library() == "polars":
+    if library() == "polars":
         import polars
 
         return polars.DataFrame(columns, strict=False)
@@ -46,13 +46,13 @@ def rows_of(value: Any) -> list[dict[str, Any]] | None:
         return None
     found = [fields_of(item) for item in value]
     return [
-        {"value": _plain(item)} if each is None else each
+        {"value": plain(item)} if each is None else each
         for item, each in zip(value, found, strict=True)
     ]
 
 
-def _library() -> str:
-    """pandas, unless only polars is imported, or only polars is installed."""
+def library() -> str:
+    """Whose frames we make: pandas, unless only polars is imported, or only polars is installed."""
     for there in (sys.modules.__contains__, importlib.util.find_spec):
         if there("pandas"):
             return "pandas"
@@ -62,26 +62,30 @@ def _library() -> str:
 
 
 def fields_of(item: Any) -> dict[str, Any] | None:
-    """The fields of an object by name; None where it has none."""
+    """The fields of an object by name, plain all the way down; None where it has none."""
+    names = names_of(item)
+    return None if names is None else {name: plain(value) for name, value in names.items()}
+
+
+def names_of(item: Any) -> dict[str, Any] | None:
+    """The fields of an object by name, each as it is; None where it has none."""
     if isinstance(item, Mapping):
-        names = {str(name): value for name, value in item.items()}
-    elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-        names = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-    elif hasattr(type(item), "model_fields"):
-        names = dict(item)
-    elif hasattr(item, "_asdict"):
-        names = item._asdict()
-    else:
-        return None
-    return {name: _plain(value) for name, value in names.items()}
+        return {str(name): value for name, value in item.items()}
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    if hasattr(type(item), "model_fields"):
+        return dict(item)
+    if hasattr(item, "_asdict"):
+        return dict(item._asdict())
+    return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Nested objects as dicts, members of an Enum as their values: what a column can hold."""
     if isinstance(value, enum.Enum):
         return value.value
     if (fields := fields_of(value)) is not None:
         return fields
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value

@@ -20,6 +20,8 @@ from llm_magic.values import ImageValue, to_prompt
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
+ROW = "__llm_magic_row__"
+"""Where this is among the names, they are a row's: a missing cell is put in as nothing."""
 Content = str | list[dict[str, Any]]
 RAW_HINT = "To send the text as it is, braces and all: %%llm --raw"
 # What people call in a template as they would in Python; Jinja2 itself offers only filters.
@@ -212,6 +214,8 @@ def _environment() -> SandboxedEnvironment:
     def finalize(context: Context, value: Any) -> Any:
         if isinstance(value, Undefined):
             return value
+        if value is None and ROW in context:
+            return ""
         words = to_prompt(value)
         if isinstance(words, ImageValue):
             context[_IMAGES].append(words)

@@ -60,7 +60,8 @@ def to_prompt(value: Any) -> str | ImageValue:
     Raises:
         PromptError: For bytes that are not UTF-8 text.
     """
-    if isinstance(value, str):
+    # An image that is one already, as a row of files has it.
+    if isinstance(value, str | ImageValue):
         return value
     described = getattr(type(value), "_repr_llm_", None)
     if described is not None:

@@ -1,0 +1,34 @@
+"""Cells as a template gets them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TEXT = "text"
+"""The column of rows that are texts, and of a series without a name."""
+
+
+def cell(value: Any) -> Any:
+    """A value of plain Python where a library has its own; None for a missing one."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():
+        # Nanoseconds would come as an integer.
+        unit = {"datetime64": "M8[us]", "timedelta64": "m8[us]"}.get(kind.__name__)
+        value = (value.astype(unit) if unit else value).item()
+    if isinstance(value, float):
+        return None if value != value else value
+    return None if kind.__name__ in ("NAType", "NaTType") else value
+
+
+def unique(names: list[str]) -> list[str]:
+    """The names, a repeated one with its number: what a row has by name, it has once."""
+    found: dict[str, None] = {}
+    for name in names:
+        number, each = 1, name
+        while each in found:
+            number += 1
+            each = f"{name} ({number})"
+        found[each] = None
+    return list(found)
