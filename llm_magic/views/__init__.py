@@ -66,7 +66,7 @@ def choose(
 
     if not watched(shell) or (blocks and not live):
         return HeadlessView()
-    if widgets and _runs_widgets(shell):
+    if widgets and runs_widgets(shell):
         from llm_magic.views.live import LiveView
 
         return LiveView(schema, interrupts=blocks)
@@ -91,7 +91,7 @@ def choose_columns(
         return columns.TerminalColumns(labels)
     if not (live and watched(shell)):
         return columns.HeadlessColumns(labels)
-    if widgets and _runs_widgets(shell):
+    if widgets and runs_widgets(shell):
         return columns.LiveColumns(labels, schema)
     return columns.PlainColumns(labels, schema)
 
@@ -148,7 +148,7 @@ def show_answers(shell: Any, pending: type[Any], on_screen: Callable[[Any], bool
         formatters.formatters["text/plain"].for_type(kind, write)
 
 
-def _runs_widgets(shell: Any) -> bool:
+def runs_widgets(shell: Any) -> bool:
     """Whether the front end is JupyterLab or Notebook 7, with the libraries in the kernel.
 
     VS Code and Colab load custom widgets from elsewhere, or not at all.

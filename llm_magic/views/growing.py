@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llm_magic.frames import fields_of, rows_of
 from llm_magic.views.render import escaped, growing_html
@@ -26,6 +26,16 @@ _SAVED_HEAD, _SAVED_TAIL = 50, 10
 _LONGEST_CELL, _LONGEST_FIELD = 500, 10_000
 _MOST_KNOWN = 500
 _DIM = ' style="opacity: 0.6"'
+
+
+class Drawing(Protocol):
+    """Draws what comes bit by bit."""
+
+    def add(self, words: str) -> None:
+        """Takes new words."""
+
+    def html(self) -> tuple[str, str]:
+        """What is final and new since the last call, and what may still change."""
 
 
 class GrowingMarkdown:

@@ -16,13 +16,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from llm_magic import plain
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
-from llm_magic.views.growing import VALUES_PER_SECOND
+from llm_magic.views.growing import VALUES_PER_SECOND, Drawing
 from llm_magic.views.notebook import (
     NotebookView,
     Output,
@@ -54,12 +54,20 @@ class Column:
         stream: The widget's end in the kernel.
         place: Which of its columns.
         schema: What the answer must be; None for prose.
+        drawing: Makes what draws it, where that is not an answer.
     """
 
-    def __init__(self, stream: Stream, place: int, schema: Schema | None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        place: int,
+        schema: Schema | None,
+        drawing: Callable[[], Drawing] | None = None,
+    ) -> None:
         self._stream = stream
         self._place = place
         self._schema = schema
+        self._new = drawing or partial(growing, schema)
         self._messages = 0
         self._asked = 0
         self._cost = 0.0
@@ -68,7 +76,7 @@ class Column:
 
     def again(self) -> None:
         """Begins anew."""
-        self._drawing = growing(self._schema)
+        self._drawing = self._new()
         self._final: list[str] = []
         self._length = self._characters = 0
         self._last = ""
@@ -76,8 +84,13 @@ class Column:
         # Nothing of what was sent counts.
         self._whole = True
 
-    def draw(self, news: News) -> float:
-        """Sends what is new; returns the seconds to leave before the next call."""
+    def draw(self, news: News, line: str = "") -> float:
+        """Sends what is new; returns the seconds to leave before the next call.
+
+        Args:
+            news: What is new.
+            line: HTML for the row with the button, where it is not to tell tokens and seconds.
+        """
         began = time.monotonic()
         self._characters += len(news.words) + len(news.thoughts)
         self._drawing.add(news.words)
@@ -97,7 +110,7 @@ class Column:
         self._messages += 1
         if self._all_of_it():
             message = {"keep": 0, "add": self.html(), "known": 0, "thoughts": self._thoughts}
-        self._send(message, news.notice)
+        self._send(message, news.notice, line)
         # One dear redraw, such as the first code's, which imports its lexer, puts nothing off.
         before, self._cost = self._cost, time.monotonic() - began
         cost = min(before, self._cost)
@@ -126,11 +139,11 @@ class Column:
             self._final = ["".join(self._final)]
         return "".join(self._final) + self._last
 
-    def _send(self, message: dict[str, Any], notice: str) -> None:
+    def _send(self, message: dict[str, Any], notice: str, line: str = "") -> None:
         # As a missing usage is estimated.
         message |= {"final": self._length, "tokens": self._characters // 4, "turn": self._messages}
         # Ten times a second and more: what says nothing is left out.
-        rest = {"column": self._place, "status": self.status, "notice": notice}
+        rest = {"column": self._place, "status": self.status, "notice": notice, "line": line}
         self._stream.send(message | {name: each for name, each in rest.items() if each})
 
 

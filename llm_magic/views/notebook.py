@@ -16,6 +16,7 @@ from llm_magic.images import THUMBNAIL, about, thumbnail
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
 from llm_magic.views.growing import (
     VALUES_PER_SECOND,
+    Drawing,
     GrowingMarkdown,
     GrowingValue,
     value_html,
@@ -132,7 +133,7 @@ def waiting(label: str) -> str:
     return plain.label(f"{label} … (interrupt the kernel to stop)")
 
 
-def growing(schema: Schema | None) -> GrowingMarkdown | GrowingValue:
+def growing(schema: Schema | None) -> Drawing:
     """What draws an answer of this schema while it comes."""
     return GrowingValue(schema) if schema else GrowingMarkdown()
 

@@ -117,16 +117,26 @@ def _distance(fence: Token) -> int:
 
 
 def status_html(status: str) -> str:
-    """The quiet line above an answer.
+    """The quiet line above an answer."""
+    return quiet_html(line_html(status)) if status else ""
+
+
+def quiet_html(content: str) -> str:
+    """What is HTML already, in the form of such a line."""
+    return f'<p style="opacity: 0.65"><small>{content}</small></p>'
+
+
+def line_html(line: str) -> str:
+    """A line of parts.
 
     A part of it with writing from right to left, as a model's name can have it, is kept apart, so
     that it cannot reorder the numbers beside it.
     """
     parts = (
         f'<span dir="auto">{escaped(part)}</span>' if turns(part) else escaped(part)
-        for part in status.split(" · ")
+        for part in line.split(" · ")
     )
-    return f'<p style="opacity: 0.65"><small>{" · ".join(parts)}</small></p>' if status else ""
+    return " · ".join(parts)
 
 
 def thoughts_html(thoughts: str) -> str:

@@ -22,6 +22,12 @@ function nodes(html) {
 
 function put(view, column) {
   const { html, final, thoughts } = column;
+  view.reasoning.hidden = !thoughts;
+  if (view.thoughts.textContent.length !== thoughts.length) view.thoughts.textContent = thoughts;
+  // What has not changed keeps its selection.
+  const state = [column.version, final, html].join();
+  if (view.state === state) return;
+  view.state = state;
   if (view.version !== column.version) {
     view.answer.replaceChildren();
     // In the saved form the status stands there, and its margin is one with the answer's.
@@ -40,13 +46,11 @@ function put(view, column) {
   fresh.filter((node) => node.textContent.includes("$")).forEach(view.typeset);
   view.answer.append(nodes(html.slice(final)));
   view.final = final;
-  view.reasoning.hidden = !thoughts;
-  if (view.thoughts.textContent.length !== thoughts.length) view.thoughts.textContent = thoughts;
 }
 
 export default () => {
   const began = Date.now();
-  let columns, notice = "", asked = 0, tokens = 0, stopping = false, heard = false;
+  let columns, notice = "", said = "", asked = 0, tokens = 0, stopping = false, heard = false;
   const views = new Set();
   const draw = () => views.forEach((view) => view.draw());
 
@@ -72,6 +76,7 @@ export default () => {
     column.tokens = message.tokens;
     tokens = columns.reduce((sum, each) => sum + each.tokens, 0);
     notice = message.notice ?? "";
+    said = message.line ?? "";
     draw();
   }
 
@@ -113,11 +118,13 @@ export default () => {
     const button = text("button", "Stop", row);
     button.type = "button";
     button.className = "jupyter-button widget-button lm-Widget jupyter-widgets";
-    button.style.cssText = "width: auto; height: 22px; line-height: 20px; margin: 0";
-    button.title = "Stop this answer; what has come is kept";
+    button.style.cssText = "width: auto; height: 22px; line-height: 20px; margin: 0; flex: none";
+    button.title = "Stop; what has come is kept";
     button.onclick = () => stop(model);
     const line = text("small", "", row);
-    line.style.opacity = 0.65;
+    line.style.cssText = "opacity: 0.65; white-space: nowrap; overflow: hidden;"
+      + "text-overflow: ellipsis; font-variant-numeric: tabular-nums";
+    let words = null;
     const area = text("div", "", el);
     const labels = model.get("labels");
     if (labels.length > 1) area.style.cssText = "display: flex; flex-wrap: wrap; gap: 0 1.5em";
@@ -147,7 +154,13 @@ export default () => {
       const what = stopping ? "stopping …" : notice || (stops ? "" : "interrupt the kernel to stop");
       const count = tokens ? `≈ ${tokens.toLocaleString("en")} tokens` : "";
       const name = labels.length > 1 ? `${labels.length} models` : labels[0];
-      line.textContent = [name, count, `${seconds} s`, what].filter(Boolean).join(" · ");
+      if (!said) {
+        line.textContent = [name, count, `${seconds} s`, what].filter(Boolean).join(" · ");
+      } else if (words !== said + what) {
+        line.replaceChildren(what && `${what} · `, nodes(said));
+        line.title = line.textContent;
+        words = said + what;
+      }
     }
     const view = {
       draw() {

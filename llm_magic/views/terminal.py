@@ -31,13 +31,13 @@ class TerminalView:
         """Prints what is new."""
         if news.notice:
             self._end_line()
-            self._print(_quiet(news.notice) + "\n")
+            write(faint(news.notice) + "\n")
         if news.words and self._live:
             if self._lines is None:
                 self._words(news.words)
             elif sys.stdout.isatty():
                 for line in self._lines.add(news.words):
-                    self._print(_quiet(line) + "\n")
+                    write(faint(line) + "\n")
         return 1 / (REDRAWS_PER_SECOND if self._lines is None else VALUES_PER_SECOND)
 
     def again(self) -> None:
@@ -49,28 +49,30 @@ class TerminalView:
         self._words(answer[self._printed :] if isinstance(answer, str) else shown(answer))
         self._end_line()
         if status:
-            self._print(_quiet(status) + "\n")
+            write(faint(status) + "\n")
 
     def _end_line(self) -> None:
         if self._line_open:
             self._line_open = False
-            self._print("\n")
+            write("\n")
 
     def _words(self, words: str) -> None:
         if words:
             self._printed += len(words)
             self._line_open = not words.endswith("\n")
-            self._print(without_controls(words))
-
-    def _print(self, text: str) -> None:
-        try:
-            print(text, end="", flush=True)
-        except UnicodeEncodeError:
-            encoding = sys.stdout.encoding or "ascii"
-            print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+            write(without_controls(words))
 
 
-def _quiet(line: str) -> str:
+def write(text: str) -> None:
+    """Prints as it is, with question marks for what the terminal cannot show."""
+    try:
+        print(text, end="", flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+
+
+def faint(line: str) -> str:
     """A line in the terminal's faint style, or plain where it is piped."""
     line = lines(line)
     return f"\x1b[2m{line}\x1b[0m" if sys.stdout.isatty() else line
