@@ -134,7 +134,7 @@ async def litellm(url: str, rows: list[str], at_once: int) -> list[Review]:
 
 
 async def langchain(url: str, rows: list[str], at_once: int) -> list[Review]:
-    """abatch of a model with structured output."""
+    """Abatch of a model with structured output."""
     from langchain_openai import ChatOpenAI
 
     model = ChatOpenAI(model="bench", base_url=url, api_key="bench")

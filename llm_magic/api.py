@@ -189,7 +189,7 @@ def map_rows(
     """
     from llm_magic.job import job_for
     from llm_magic.mapped import go_through, tell
-    from llm_magic.views import choose_progress
+    from llm_magic.views.progress import choose_progress
 
     session = current()
     session.settings.read_environment()

@@ -26,9 +26,9 @@ from llm_magic.errors import (
     StoreWarning,
 )
 from llm_magic.flight import Flights
-from llm_magic.quota import Quota
 from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
 from llm_magic.prices import Prices
+from llm_magic.quota import Quota
 from llm_magic.settings import LLMMagic
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response, Wish

@@ -39,8 +39,8 @@ from llm_magic.watch import Limits, Watch
 FLIGHT_LOOK = 0.05
 """Seconds between two looks whether another kernel's equal call is over."""
 LONGEST_AT_ONCE = 20_000
-"""Characters of an answer that are read on the loop's thread, if none of the notebook's code runs for
-it: a thread of its own costs five times a small answer's reading."""
+"""Characters of an answer that are read on the loop's thread, if none of the notebook's code runs
+for it: a thread of its own costs five times a small answer's reading."""
 SMALLER_CAP = 2048
 """The cap on a structured answer, in tokens, where the context is too small for the first."""
 

@@ -42,7 +42,10 @@ class Job:
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Each row with its number."""
         places = itertools.count() if self.places is None else iter(self.places)
-        return zip(places, self.source.rows(self.places), strict=False)
+        uses = self.template.uses
+        return zip(
+            places, self.source.rows(self.places, None if "row" in uses else uses), strict=False
+        )
 
     def request(self, row: Mapping[str, Any]) -> Request:
         """What is asked about a row.
@@ -86,7 +89,7 @@ def job_for(
         PromptError: Something of it makes no sense.
     """
     template = Template(prompt, names, raw=raw)
-    rows = source(frame, uses=template.uses)
+    rows = source(frame)
     if system:
         system = str(render(system, names, raw=raw))
     base = session.request("", system=system, **options)

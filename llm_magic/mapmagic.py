@@ -87,7 +87,7 @@ class MapMagics(Magics):
         """
         from llm_magic.mapped import go_through
         from llm_magic.outlook import GLANCE, outlook
-        from llm_magic.views import choose_progress, show_plan
+        from llm_magic.views.progress import choose_progress, plan_report
 
         session = self._session
         command = line_options.parse(self.llm_map.parser, line)
@@ -100,8 +100,7 @@ class MapMagics(Magics):
             )
         job = self._job(session, chosen, cell)
         if chosen.dry_run:
-            show_plan(self.shell, outlook(session, job))
-            return None
+            return plan_report(outlook(session, job))
         view = choose_progress(self.shell, quiet=chosen.quiet, widgets=session.settings.widgets)
         plan = None if chosen.quiet else outlook(session, job, most=GLANCE)
         mapped = go_through(session, job, view, plan=plan)
@@ -113,8 +112,8 @@ class MapMagics(Magics):
         return None if chosen.out else mapped.frame
 
     def _job(self, session: Session, chosen: argparse.Namespace, cell: str) -> Any:
-        from llm_magic.structured import type_named
         from llm_magic.job import job_for
+        from llm_magic.structured import type_named
 
         names = self.shell.user_ns
         if chosen.out and not chosen.out.isidentifier():
@@ -159,7 +158,7 @@ def _table(expression: str, shell: Any) -> Any:
         guess = f"Did you mean {', '.join(known)}? " if known else ""
         raise PromptError(
             f"There is no {error.name} in the notebook; nothing was sent.",
-            fix=f"{guess}A file glob stands in quotes: %%llm_map \"letters/*.txt\"",
+            fix=f'{guess}A file glob stands in quotes: %%llm_map "letters/*.txt"',
         ) from None
     except Exception as error:
         raise PromptError(

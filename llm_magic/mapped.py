@@ -8,11 +8,12 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from llm_magic.errors import Interrupted, LLMError, PromptError, RowsWarning
+from llm_magic.errors import Interrupted, PromptError, RowsWarning
 from llm_magic.job import Job
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Plan, ProgressView, Summary, duration
@@ -43,7 +44,7 @@ class Mapped(NamedTuple):
 class Totals:
     """What a run over rows came to, and the way to ask the failed ones again.
 
-    In ``results.attrs["llm_magic"]`` of a pandas frame; for all kinds ``llm_magic.totals(results)``.
+    ``llm_magic.totals(results)`` has it; for a pandas frame ``results.attrs["llm_magic"]`` as well.
 
     Attributes:
         model: The model that was asked; empty for a server's only one.
@@ -83,7 +84,7 @@ class Totals:
         Raises:
             LLMError: Nothing can be asked at all; or the rows came from an iterator and are gone.
         """
-        from llm_magic.views import choose_progress
+        from llm_magic.views.progress import choose_progress
 
         outcome = self._outcome
         if self._job.source.count is None:
@@ -187,10 +188,8 @@ def _draw(session: Session, run: Run, view: ProgressView, plan: Plan | None) -> 
 
 def _leave(future: Future[None], over: threading.Event) -> None:
     """Waits for what is on its way and paid for; not on a second Ctrl-C."""
-    try:
+    with suppress(KeyboardInterrupt):
         wait(over, GRACE + 1)
-    except KeyboardInterrupt:
-        pass
     if not over.is_set():
         future.cancel()
         wait(over, 1)
@@ -216,7 +215,9 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
 def _summary(totals: Totals, outcome: Outcome) -> Summary:
     return Summary(
         totals.headline(),
-        tuple((fault.message, len(fault.rows), tuple(fault.rows[:_NAMED])) for fault in outcome.faults),
+        tuple(
+            (fault.message, len(fault.rows), tuple(fault.rows[:_NAMED])) for fault in outcome.faults
+        ),
         totals.message,
         *outcome.shown(),
     )

@@ -205,7 +205,7 @@ def _type(line: str, place: int, option: str) -> tuple[str, int]:
 
 
 def _expression(line: str, place: int) -> tuple[str, int]:
-    """A Python expression, which has blanks in brackets and quotes only; and the place behind it."""
+    """A Python expression, with blanks in brackets and quotes only; and the place behind it."""
     start, depth = place, 0
     for part in _EXPRESSION_PART.finditer(line, place):
         if part.start() != place or (part[0].isspace() and depth == 0):

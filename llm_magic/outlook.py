@@ -10,8 +10,8 @@ from decimal import Decimal
 from llm_magic.bounds import Terms, worst_case
 from llm_magic.entries import fingerprint
 from llm_magic.errors import LLMError, QuotaExceeded
-from llm_magic.progress import Plan
 from llm_magic.job import Job
+from llm_magic.progress import Plan
 from llm_magic.seen import Seen
 from llm_magic.session import Session
 from llm_magic.types import Request, Response, text_of
@@ -52,7 +52,8 @@ def outlook(session: Session, job: Job, *, most: int | None = None) -> Plan:
         return Plan(None, budget=budget, model=base.model)
     places = _spread(job.places or range(total), most)
     job = replace(job, base=base, places=places)
-    found, seen, prompts = _Found(), Seen(), []
+    found, seen = _Found(), Seen()
+    prompts: list[str] = []
     for requests in _requests(job):
         new = [
             (request, print_)

@@ -153,7 +153,8 @@ class Run:
 
     async def _with_model(self, base: Request) -> Request:
         if self._call.shelf.replays:
-            return replace(base, model=self._call.shelf.replayed_model(base))
+            models = self._call.shelf.replayed_models(base)
+            return replace(base, model=models[0] if models else "")
         return await with_model(base, self._wire, self._call)
 
     async def halt(self) -> None:
@@ -168,7 +169,8 @@ class Run:
         telling = asyncio.create_task(self._tell())
         everyone = asyncio.gather(feeding, *working)
         try:
-            await asyncio.wait({everyone, halting}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {everyone, halting}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not everyone.done():
                 feeding.cancel()
                 self._empty(count)
@@ -214,7 +216,7 @@ class Run:
             await self._queue.put(None)
 
     def _prepare(self, size: int) -> _Batch | None:
-        """Renders rows and looks their answers up, on a thread: templates run the notebook's code."""
+        """Renders rows and looks them up, on a thread: templates run the notebook's code."""
         rows = list(itertools.islice(self._rows, size))
         if not rows:
             return None
@@ -336,5 +338,3 @@ class Run:
         if self.outcome.ended is None and not self._halted.is_set():
             self.outcome.ended = error
         self._halted.set()
-
-

@@ -65,8 +65,20 @@ class Shelf:
         if entry:
             return _response(print_, entry)
         if self.replays:
-            raise self._missing(print_)
+            raise self.missing(print_)
         return None
+
+    def find_many(self, prints):
+        return [
+            _response(p, e)
+            if (e := (self._find(p) if self.reads or self.replays else None))
+            else None
+            for p in prints
+        ]
+
+    def keep_many(self, rows):
+        for p, r in rows:
+            self.keep(p, r)
 
     def _find(self, print_: Fingerprint) -> Entry | None:
         cassette = self.cassette
@@ -82,7 +94,8 @@ class Shelf:
             self._record(print_, entry)
         return entry
 
-    def _missing(self, print_: Fingerprint) -> ReplayMissing:
+    def missing(self, print_: Fingerprint) -> ReplayMissing:
+        """What to say where nothing may be asked, and there is no answer."""
         if self.cassette:
             return self.cassette.missing(print_)
         return ReplayMissing(
@@ -97,12 +110,15 @@ class Shelf:
         Raises:
             ReplayMissing: There is none.
         """
-        models = self.cassette.models(request.base_url) if self.cassette else []
-        for model in models:
+        for model in self.replayed_models(request):
             print_ = fingerprint(replace(request, model=model))
             if entry := self._find(print_):
                 return _response(print_, entry)
         return self.find(fingerprint(request))
+
+    def replayed_models(self, request: Request) -> list[str]:
+        """The models of this server that the cassette has answers of."""
+        return self.cassette.models(request.base_url) if self.cassette else []
 
     def keep(self, print_: Fingerprint, response: Response) -> None:
         """Keeps a whole answer. It is paid for, so no fault of a store may take it away."""

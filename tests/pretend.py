@@ -115,7 +115,10 @@ class Pretended:
             b = self.bucket
             reset = (self.burst - b.level) / self.rate
             values = [self.burst, max(0, math.floor(b.level + 1e-9)), span(reset)]
-        return {name: f"{v:.0f}" if isinstance(v, float) else str(v) for name, v in zip(names, values, strict=True)}
+        return {
+            name: f"{v:.0f}" if isinstance(v, float) else str(v)
+            for name, v in zip(names, values, strict=True)
+        }
 
     async def way(self) -> None:
         await asyncio.sleep(self.network * (0.5 + self.random.expovariate(2)))

@@ -23,9 +23,9 @@ from llm_magic.bounds import (
 from llm_magic.decode import Finish, Piece
 from llm_magic.errors import QuotaExceeded, StoreError
 from llm_magic.holds import Hold
-from llm_magic.quota import Quota
 from llm_magic.ledger import Amount, Limit, dollars, nanos
 from llm_magic.prices import Prices
+from llm_magic.quota import Quota
 from llm_magic.stores.ledger import SqliteLedger
 from llm_magic.types import Request, Usage
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -10,13 +9,60 @@ from typing import Any
 # The kinds of pydantic's core schemas that are checked by pydantic itself. All others (functions,
 # custom errors, isinstance, arguments, callables ...) may run what the notebook defines.
 _OWN = frozenset(
-    re.findall(
-        r"[\w-]+",
-        """any none bool int float decimal str bytes date time datetime timedelta literal enum uuid url
-    multi-host-url list tuple set frozenset dict nullable union tagged-union json model model-fields
-    model-field dataclass dataclass-args dataclass-field typed-dict typed-dict-field definitions
-    definition-ref default complex""",
-    )
+    {
+        *(
+            "any",
+            "none",
+            "bool",
+            "int",
+            "float",
+            "decimal",
+        ),
+        *(
+            "str",
+            "bytes",
+            "date",
+            "time",
+            "datetime",
+            "timedelta",
+        ),
+        *(
+            "literal",
+            "enum",
+            "uuid",
+            "url",
+            "multi-host-url",
+            "list",
+        ),
+        *(
+            "tuple",
+            "set",
+            "frozenset",
+            "dict",
+            "nullable",
+            "union",
+        ),
+        *(
+            "tagged-union",
+            "json",
+            "model",
+            "model-fields",
+            "model-field",
+            "dataclass",
+        ),
+        *(
+            "dataclass-args",
+            "dataclass-field",
+            "typed-dict",
+            "typed-dict-field",
+            "definitions",
+            "definition-ref",
+        ),
+        *(
+            "default",
+            "complex",
+        ),
+    }
 )
 # Parts of a schema that are or name functions of the notebook.
 _HOOKS = frozenset(
@@ -35,8 +81,13 @@ def is_plain(schema: Any) -> bool:
     kind = schema.get("type")
     if isinstance(kind, str) and kind not in _OWN:
         return False
-    if kind == "enum" and schema["cls"]._missing_.__func__ is not Enum._missing_.__func__:
+    if kind == "enum" and _overridden(schema["cls"]):
         return False
     if any(schema.get(name) for name in _HOOKS):
         return False
     return all(is_plain(part) for name, part in schema.items() if name not in _INERT)
+
+
+def _overridden(choices: Any) -> bool:
+    """Whether an Enum finds members in a way of its own."""
+    return bool(choices._missing_.__func__ is not vars(Enum)["_missing_"].__func__)
