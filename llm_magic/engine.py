@@ -152,10 +152,11 @@ async def obtain(
 async def _find(request: Request, print_: Fingerprint, call: Call) -> Response | None:
     """The kept answer, if it still is one."""
     found = call.shelf.find(print_)
-    return await _fitting(request, found) if found and request.schema else found
+    return await _fitting(request, found) if found else None
 
 
 async def _fitting(request: Request, response: Response) -> Response | None:
+    """The response, if it still is an answer."""
     try:
         return await _read(request, response)
     except InvalidAnswer:
@@ -243,21 +244,19 @@ async def _hold(
     request: Request, print_: Fingerprint, *, wire: Wire, sink: Sink, call: Call
 ) -> Hold | Response:
     """The hold of this call, or the answer that another kernel has meanwhile paid for."""
-    shared = call.shelf.shared
     told = False
     while True:
         whole = call.gate is not None
-        body, key = wire.body(request, whole=whole), print_.key if shared else None
-        hold = await call.quota.hold(request, body, key, call.terms, sent=whole)
-        # Looked up again now that the claim is ours, or that somebody's has ended: between the last
-        # look and this moment another kernel can have asked and kept the answer.
-        found = await _find(request, print_, call) if shared else None
-        if hold != "flying":
-            if found is None:
-                return hold
-            hold.give_back()
-        if found:
-            return found
+        body = wire.body(request, whole=whole)
+        hold, found = await call.quota.hold(
+            request, body, print_, call.shelf, call.terms, sent=whole
+        )
+        if found and (response := await _fitting(request, found)):
+            if hold:
+                hold.give_back()
+            return response
+        if hold:
+            return hold
         if not told:
             sink.notice("Another kernel is asking the same; waiting for its answer.")
             told = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_magic.errors import ProviderError
@@ -35,6 +36,7 @@ _FORMAT = re.compile(
 _UNKNOWN_NAME = re.compile(r"""unknown name (?:\\?["'])?([$\w]*)""", re.IGNORECASE)
 
 
+@lru_cache(maxsize=64)
 def is_openai(hostname: str) -> bool:
     """Whether a host is OpenAI's or Azure's, which enforce a schema and show it to the model."""
     return bool(_OPENAI.search(hostname))

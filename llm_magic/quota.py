@@ -9,25 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from llm_magic.answer import Answer
 from llm_magic.bounds import Terms, refusal, worst_case
 from llm_magic.entries import Fingerprint
 from llm_magic.errors import LLMError, StoreError
 from llm_magic.holds import Hold
-from llm_magic.ledger import LEASE, Full, Ledger, Limit, Used, Verdict
+from llm_magic.ledger import LEASE, Full, Ledger, Limit, Used
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
 
 _Told = list[tuple[asyncio.Future[Any], Any]]
 """Who waits, and what for: a result or an error."""
+
+
+class Granted(NamedTuple):
+    """What a call may do.
+
+    Attributes:
+        hold: Its place in the ledger; None where another kernel is asking the same.
+        found: The answer, if it is there by now.
+    """
+
+    hold: Hold | None
+    found: Response | None
 
 
 class _Asked(NamedTuple):
@@ -36,7 +49,8 @@ class _Asked(NamedTuple):
     hold: Hold
     request: Request
     body: Mapping[str, Any]
-    key: str | None
+    print_: Fingerprint
+    shelf: Shelf
     future: asyncio.Future[Any]
 
 
@@ -79,42 +93,45 @@ class Quota:
         self._renewing: asyncio.Task[None] | None = None
         self._next: _Turn | None = None
         self._lock = threading.Lock()
+        # One random name for all: to draw one for each of many calls takes longer than a hold.
+        self._name, self._numbers = uuid.uuid4().hex, itertools.count()
 
     async def hold(
         self,
         request: Request,
         body: Mapping[str, Any],
-        key: str | None,
+        print_: Fingerprint,
+        shelf: Shelf,
         terms: Terms,
         *,
         sent: bool = False,
-    ) -> Hold | Literal["flying"]:
-        """Holds the worst case of a request.
+    ) -> Granted:
+        """Holds the worst case of a request, and then looks once more whether it is answered.
+
+        Between the last look and the hold, another kernel can have asked and kept the answer.
 
         Args:
             request: What is asked.
             body: The JSON body that it becomes.
-            key: The request's key, where equal calls are one; else None.
+            print_: Its identity.
+            shelf: Where its answer may be.
             terms: The limits.
             sent: It is sent as soon as it is granted, and need not say so.
-
-        Returns:
-            The hold, or ``"flying"`` where another kernel is asking the same.
 
         Raises:
             QuotaExceeded: It does not fit, or its price is not known and a limit is in USD.
             StoreError: The ledger cannot be written, and the terms are strict.
         """
-        hold = Hold(self, terms, uuid.uuid4().hex, sent=sent)
+        hold = Hold(self, terms, f"{self._name}-{next(self._numbers):x}", sent=sent)
         future = asyncio.get_running_loop().create_future()
-        self._put("holds", _Asked(hold, request, body, key, future))
+        self._put("holds", _Asked(hold, request, body, print_, shelf, future))
         try:
-            granted: Hold | Literal["flying"] = await future
+            granted: Granted = await future
         except asyncio.CancelledError:
             hold.give_back()
             raise
-        if isinstance(granted, Hold):
-            self._renew_while_open(granted)
+        if granted.hold:
+            self._renew_while_open(hold)
         return granted
 
     async def keep(
@@ -199,14 +216,20 @@ class Quota:
         try:
             standing = self.ledger.standing(terms.limits)
             told, fitting = _bounded(group, standing)
-            claims = [each.hold.claim(each.key) for each in fitting]
+            claims = [
+                each.hold.claim(each.print_.key if each.shelf.shared else None) for each in fitting
+            ]
             verdicts = self.ledger.hold_many(claims, terms.limits)
         except StoreError as error:
             return self._without_ledger(group, error)
-        for each, verdict in zip(fitting, verdicts, strict=True):
+        for each, verdict, found in zip(fitting, verdicts, _looked_up(fitting), strict=True):
             if verdict != "held":
                 each.hold.release()
-            told.append((each.future, _answer_to(each.hold, verdict)))
+            if isinstance(verdict, Full):
+                told.append((each.future, refusal(verdict)))
+            else:
+                hold = each.hold if verdict == "held" else None
+                told.append((each.future, Granted(hold, found)))
         return told
 
     def _without_ledger(self, group: list[_Asked], error: StoreError) -> _Told:
@@ -219,7 +242,7 @@ class Quota:
         told, fitting = _bounded(group, [])
         for each in fitting:
             each.hold.booked = False
-        return [*told, *((each.future, each.hold) for each in fitting)]
+        return [*told, *((each.future, Granted(each.hold, None)) for each in fitting)]
 
     def _renew_while_open(self, hold: Hold) -> None:
         """Prolongs the leases of open holds, for those who cannot look at this process."""
@@ -281,10 +304,18 @@ def _bounded(
     return told, fitting
 
 
-def _answer_to(hold: Hold, verdict: Verdict) -> Hold | str | LLMError:
-    if isinstance(verdict, Full):
-        return refusal(verdict)
-    return hold if verdict == "held" else "flying"
+def _looked_up(asked: list[_Asked]) -> list[Response | None]:
+    """The answers that are there by now, where equal calls are one."""
+    found: list[Response | None] = [None] * len(asked)
+    shelves: dict[int, list[int]] = {}
+    for place, each in enumerate(asked):
+        if each.shelf.shared:
+            shelves.setdefault(id(each.shelf), []).append(place)
+    for places in shelves.values():
+        prints = [asked[place].print_ for place in places]
+        for place, response in zip(places, asked[places[0]].shelf.find_many(prints), strict=True):
+            found[place] = response
+    return found
 
 
 def _tell(told: _Told) -> None:

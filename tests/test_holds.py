@@ -21,12 +21,15 @@ from llm_magic.bounds import (
     worst_case,
 )
 from llm_magic.decode import Finish, Piece
+from llm_magic.entries import fingerprint
 from llm_magic.errors import QuotaExceeded, StoreError
 from llm_magic.holds import Hold
 from llm_magic.ledger import Amount, Limit, dollars, nanos
 from llm_magic.prices import Prices
 from llm_magic.quota import Quota
+from llm_magic.shelf import Shelf
 from llm_magic.stores.ledger import SqliteLedger
+from llm_magic.stores.memory import MemoryCache
 from llm_magic.types import Request, Usage
 
 PRICES = Prices({"m": {"input": 1, "output": 2}})
@@ -179,6 +182,7 @@ REQUESTS = Limit("kernel", "requests", 2, 3600)
 TOKENS = Limit("user", "tokens", 10_000, 3600)
 MONEY = Limit("user", "usd", usd("1"), 86_400)
 ALL = (REQUESTS, TOKENS, MONEY)
+ALONE = Shelf(MemoryCache(0), lambda message, fix: None, writes=False)
 CAPPED = replace(REQUEST, max_tokens=100)
 WORST = [1, BOUND + 100, nanos((Decimal(BOUND) + 200) / 10**6)]
 
@@ -194,9 +198,9 @@ def run(check: Callable[[Books], Coroutine[Any, Any, None]]) -> None:
 
 async def held(books: Books, request: Request = CAPPED, **terms: Any) -> Hold:
     made = Terms(**{"limits": ALL, "prices": PRICES, **terms})
-    hold = await books.quota.hold(request, BODY, None, made)
-    assert isinstance(hold, Hold)
-    return hold
+    granted = await books.quota.hold(request, BODY, fingerprint(request), ALONE, made)
+    assert granted.hold is not None
+    return granted.hold
 
 
 def answered(*events: Any, billable: bool = True) -> Answer:
@@ -341,7 +345,7 @@ def test_a_cancelled_hold_leaves_nothing() -> None:
 class Broken(SqliteLedger):
     """A ledger whose disk is full."""
 
-    def hold(self, *_: Any) -> Any:
+    def hold_many(self, *_: Any) -> Any:
         raise StoreError("The disk is full.", fix="Make room.")
 
 
