@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from llm_magic.booking import Quota
 from llm_magic.bounds import Terms, Worst, worst_case
 from llm_magic.cassette import Cassette
 from llm_magic.entries import Cache, fingerprint
@@ -28,7 +29,6 @@ from llm_magic.errors import (
 from llm_magic.flight import Flights
 from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
 from llm_magic.prices import Prices
-from llm_magic.quota import Quota
 from llm_magic.settings import LLMMagic
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response, Wish

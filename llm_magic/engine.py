@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from llm_magic.answer import Answer
+from llm_magic.booking import Quota
 from llm_magic.bounds import Terms
 from llm_magic.decode import Event, Piece, Sent
 from llm_magic.entries import Fingerprint, fingerprint
@@ -30,7 +31,6 @@ from llm_magic.flight import Flights, Sink
 from llm_magic.gate import Gate
 from llm_magic.holds import Hold
 from llm_magic.lane import Lane
-from llm_magic.quota import Quota
 from llm_magic.retry import attempts
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response

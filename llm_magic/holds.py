@@ -12,7 +12,7 @@ from llm_magic.ledger import Amount, Claim, Used, nanos
 from llm_magic.types import Usage
 
 if TYPE_CHECKING:
-    from llm_magic.quota import Quota
+    from llm_magic.booking import Quota
 
 
 class Hold:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llm_magic.answer import Answer
+from llm_magic.booking import Quota
 from llm_magic.bounds import (
     IMAGE_TOKENS,
     LARGEST_CAP,
@@ -26,7 +27,6 @@ from llm_magic.errors import QuotaExceeded, StoreError
 from llm_magic.holds import Hold
 from llm_magic.ledger import Amount, Limit, dollars, nanos
 from llm_magic.prices import Prices
-from llm_magic.quota import Quota
 from llm_magic.shelf import Shelf
 from llm_magic.stores.ledger import SqliteLedger
 from llm_magic.stores.memory import MemoryCache
