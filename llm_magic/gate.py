@@ -162,7 +162,9 @@ class Gate:
             raise
 
     def _now(self) -> float:
-        return self._clock() if self._clock else asyncio.get_running_loop().time()
+        if self._clock is None:
+            self._clock = asyncio.get_running_loop().time
+        return self._clock()
 
     def _room(self, fixed: int | None) -> bool:
         if fixed is None:
@@ -186,7 +188,7 @@ class Gate:
             self._window.moved(self._now(), self.in_flight - self._fixed_in_flight)
         self.in_flight -= 1
         if turn._trial is not None:
-            self._window.left(turn._trial, turn._begun)
+            self._window.left(turn._trial)
             turn._trial = None
         self._pump()
 
