@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from llm_magic.types import Request, Usage
+
+if TYPE_CHECKING:
+    from llm_magic.structured import Schema
 
 VERSION = 1
 """Of the key and of the stored form: another number lets all that was stored before rest."""
@@ -60,15 +64,50 @@ def fingerprint(request: Request) -> Fingerprint:
     The cap on the answer counts under one name, however the server wants it spelt. What is absent
     differs from every value, a default included.
     """
-    body: dict[str, Any] = {"model": request.model, "messages": _messages(request)}
+    body = _body(request)
+    if "messages" in body:
+        return sign(body, request.base_url)
+    body["messages"] = messages = _messages(request)
+    try:
+        # Calls that share all but their messages, as a table's do, have the rest written once. By
+        # marshal's bytes, since dict's equality does not tell 1, 1.0 and True apart. What is no
+        # plain value it refuses, or gives back as bytes, which JSON refuses.
+        rest: Any = (request.model, request.max_tokens, dict(request.fields))
+        plain = marshal.dumps(rest, 2)
+        before, after = _around_messages(plain, request.schema, request.base_url)
+    except (TypeError, ValueError):
+        return sign(body, request.base_url)
+    canonical = f"{before}{_encode(messages)}{after}".encode(errors="surrogatepass")
+    return Fingerprint(_sum(canonical), canonical, dict(sorted(body.items())))
+
+
+def _body(request: Request) -> dict[str, Any]:
+    """The body, but for its messages."""
+    body: dict[str, Any] = {"model": request.model}
     if request.max_tokens is not None:
         body["max_tokens"] = request.max_tokens
     body |= {name: value for name, value in request.fields.items() if name not in NOT_IN_KEY}
-    if schema := request.schema:
-        # The whole schema, in one form, however much of it a server takes.
-        form = {"name": schema.name, "schema": schema.plain}
-        body["response_format"] = {"type": "json_schema", "json_schema": form}
-    return sign(body, request.base_url)
+    if request.schema:
+        body["response_format"] = _form(request.schema)
+    return body
+
+
+@lru_cache(maxsize=64)
+def _form(schema: Schema) -> dict[str, Any]:
+    # The whole schema, in one form, however much of it a server takes.
+    form = {"name": schema.name, "schema": schema.plain}
+    return {"type": "json_schema", "json_schema": form}
+
+
+@lru_cache(maxsize=64)
+def _around_messages(rest: bytes, schema: Schema | None, base_url: str) -> tuple[str, str]:
+    """The canonical form before and after the value of a body's messages."""
+    model, max_tokens, fields = marshal.loads(rest)  # noqa: S302
+    body = _body(Request((), model, base_url, max_tokens, fields, schema))
+    whole = _canonical({**body, "messages": []}, base_url)
+    head = _encode({name: body[name] for name in sorted(body) if name < "messages"})[1:-1]
+    cut = len('{"body":{') + len(head) + bool(head) + len('"messages":')
+    return whole[:cut], whole[cut + len("[]") :]
 
 
 def sign(body: Mapping[str, Any], base_url: str) -> Fingerprint:
@@ -78,9 +117,17 @@ def sign(body: Mapping[str, Any], base_url: str) -> Fingerprint:
     are answered in their order, so that two classes with the same fields are two questions.
     """
     body = dict(sorted(body.items()))
-    whole = {"body": body, "url": normalised(base_url), "v": VERSION}
-    canonical = dumps(whole)
-    return Fingerprint(hashlib.sha256(canonical).hexdigest(), canonical, body)
+    canonical = _canonical(body, base_url).encode(errors="surrogatepass")
+    return Fingerprint(_sum(canonical), canonical, body)
+
+
+def _canonical(body: Mapping[str, Any], base_url: str) -> str:
+    body = dict(sorted(body.items()))
+    return _encode({"body": body, "url": normalised(base_url), "v": VERSION})
+
+
+def _sum(canonical: bytes) -> str:
+    return hashlib.sha256(canonical).hexdigest()
 
 
 def dumps(value: Any) -> bytes:
@@ -185,17 +232,21 @@ class Entry:
 
 def pack(print_: Fingerprint, entry: Entry) -> bytes:
     """A request and its answer as the bytes of one row."""
+    # Of rows of 0.7 to 3 KB, level 1 makes 0.5 to 2 % more in 3 to 10 % less time.
     payload = zlib.compress(print_.canonical + b"\n" + dumps(entry.plain()), 6)
     return _check(print_.key, payload) + payload
 
 
 def unpack(print_: Fingerprint, row: bytes) -> Entry | None:
     """The answer in a row; None where the row is damaged or of another request."""
+    return _remembered(print_.key, print_.canonical, row)
+
+
+def unpack_once(print_: Fingerprint, row: bytes) -> Entry | None:
+    """The same for one of many rows, none of which is looked at again soon."""
     return _unpacked(print_.key, print_.canonical, row)
 
 
-# By the bytes of the row, so that what was read once is never older than what is stored.
-@lru_cache(maxsize=128)
 def _unpacked(key: str, expected: bytes, row: bytes) -> Entry | None:
     try:
         canonical, entry = _opened(key, row)
@@ -207,6 +258,10 @@ def _unpacked(key: str, expected: bytes, row: bytes) -> Entry | None:
         )
     except ValueError:
         return None
+
+
+# By the bytes of the row, so that what was read once is never older than what is stored.
+_remembered = lru_cache(maxsize=128)(_unpacked)
 
 
 def describe(key: str, row: bytes) -> tuple[dict[str, Any], Entry] | None:
@@ -275,8 +330,14 @@ class Cache(Protocol):
     def get(self, key: str) -> bytes | None:
         """The row of a key."""
 
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The rows of these keys, as far as they are there."""
+
     def put(self, key: str, value: bytes) -> None:
         """Keeps a row, in place of an older one."""
+
+    def put_many(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        """Keeps rows, each in place of an older one, as if one after the other."""
 
     def delete(self, key: str) -> None:
         """Forgets a row."""

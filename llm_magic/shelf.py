@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -17,6 +19,7 @@ from llm_magic.entries import (
     normalised,
     pack,
     unpack,
+    unpack_once,
 )
 from llm_magic.errors import ReplayMissing, StoreError
 from llm_magic.types import Request, Response
@@ -68,17 +71,41 @@ class Shelf:
             raise self.missing(print_)
         return None
 
-    def find_many(self, prints):
+    def find_many(self, prints: Sequence[Fingerprint]) -> list[Response | None]:
+        """The kept answers of requests, in their order; None where there is none.
+
+        So it is with ``replays`` as well: whether to go on without an answer, or to raise
+        ``missing``, is the caller's to decide.
+
+        Raises:
+            StoreError: The cassette cannot be read.
+        """
+        if not (self.reads or self.replays):
+            return [None] * len(prints)
+        entries = self._find_many(prints)
         return [
-            _response(p, e)
-            if (e := (self._find(p) if self.reads or self.replays else None))
-            else None
-            for p in prints
+            _response(print_, entry) if entry else None
+            for print_, entry in zip(prints, entries, strict=True)
         ]
 
-    def keep_many(self, rows):
-        for p, r in rows:
-            self.keep(p, r)
+    def _find_many(self, prints: Sequence[Fingerprint]) -> list[Entry | None]:
+        cassette = self.cassette if self.replays or not self.records else None
+        found = [cassette.get(print_.key) if cassette else None for print_ in prints]
+        if cassette and self.replays:
+            return found
+        open_ = [place for place, entry in enumerate(found) if entry is None]
+        rows = self.cache.get_many([prints[place].key for place in open_])
+        oldest = -math.inf if self.ttl is None else time.time() - self.ttl
+        cached: list[tuple[Fingerprint, Entry]] = []
+        for place in open_:
+            row = rows.get(prints[place].key)
+            entry = unpack_once(prints[place], row) if row else None
+            if entry and entry.time >= oldest:
+                found[place] = entry
+                cached.append((prints[place], entry))
+        if self.writes:
+            self._record(cached)
+        return found
 
     def _find(self, print_: Fingerprint) -> Entry | None:
         cassette = self.cassette
@@ -91,11 +118,11 @@ class Shelf:
         if entry is None or (self.ttl is not None and time.time() - entry.time > self.ttl):
             return None
         if self.writes:
-            self._record(print_, entry)
+            self._record([(print_, entry)])
         return entry
 
     def missing(self, print_: Fingerprint) -> ReplayMissing:
-        """What to say where nothing may be asked, and there is no answer."""
+        """The error for a request that may not be asked and has no kept answer."""
         if self.cassette:
             return self.cassette.missing(print_)
         return ReplayMissing(
@@ -122,28 +149,26 @@ class Shelf:
 
     def keep(self, print_: Fingerprint, response: Response) -> None:
         """Keeps a whole answer. It is paid for, so no fault of a store may take it away."""
-        if not self.writes:
-            return
-        entry = Entry(
-            text=response.text,
-            reasoning=response.reasoning,
-            model=response.model,
-            finish_reason=response.finish_reason,
-            usage=response.usage,
-            cost=response.cost,
-            seconds=response.seconds,
-            time=time.time(),
-        )
-        self.cache.put(print_.key, pack(print_, entry))
-        self._record(print_, entry)
+        if self.writes:
+            entry = _entry(response)
+            self.cache.put(print_.key, pack(print_, entry))
+            self._record([(print_, entry)])
 
-    def _record(self, print_: Fingerprint, entry: Entry) -> None:
+    def keep_many(self, answers: Sequence[tuple[Fingerprint, Response]]) -> None:
+        """Keeps whole answers, as if one after the other."""
+        if self.writes:
+            entries = [(print_, _entry(response)) for print_, response in answers]
+            self.cache.put_many([(print_.key, pack(print_, entry)) for print_, entry in entries])
+            self._record(entries)
+
+    def _record(self, answers: Sequence[tuple[Fingerprint, Entry]]) -> None:
         if self.cassette is None:
             return
         try:
-            self.cassette.record(print_, entry)
+            self.cassette.record_many(answers)
         except StoreError as error:
-            self.trouble(f"{error.args[0]} The answer is not recorded.", error.fix)
+            what = "The answer is" if len(answers) == 1 else f"{len(answers):,} answers are"
+            self.trouble(f"{error.args[0]} {what} not recorded.", error.fix)
 
     def last_model(self, request: Request) -> str | None:
         """A model that this server has answered with, for a request that names none.
@@ -160,6 +185,19 @@ class Shelf:
             if self.cache.get(fingerprint(replace(request, model=model)).key):
                 return model
         return next(iter(models), None)
+
+
+def _entry(response: Response) -> Entry:
+    return Entry(
+        text=response.text,
+        reasoning=response.reasoning,
+        model=response.model,
+        finish_reason=response.finish_reason,
+        usage=response.usage,
+        cost=response.cost,
+        seconds=response.seconds,
+        time=time.time(),
+    )
 
 
 def _response(print_: Fingerprint, entry: Entry) -> Response:

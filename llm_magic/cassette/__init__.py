@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,13 +72,21 @@ class Cassette:
         Raises:
             ValueError: It is no whole answer.
         """
-        key, line = of_text(written(print_, entry))
-        if not line.same_as(self._load().get(key)):
+        self.record_many([(print_, entry)])
+
+    def record_many(self, answers: Iterable[tuple[Fingerprint, Entry]]) -> None:
+        """Keeps answers as if one after the other, and writes the file once.
+
+        Raises:
+            ValueError: One is no whole answer; none is kept.
+        """
+        new = dict(of_text(written(print_, entry)) for print_, entry in answers)
+        if _changed(new, self._load()):
             with told(self.path, "written"), locked(self.path) as target:
                 lines = self._load(anew=True)
-                if not line.same_as(lines.get(key)):
-                    replace(target, _text({**lines, key: line}))
-        self._used.add(key)
+                if changed := _changed(new, lines):
+                    replace(target, _text({**lines, **changed}))
+        self._used.update(new)
 
     def prune(self) -> int:
         """Drops what this run has not used, but not what others have added since it began.
@@ -169,6 +177,10 @@ class Cassette:
         if self._before is None:
             self._before = frozenset(self._lines)
         return self._lines
+
+
+def _changed(new: Mapping[str, Line], lines: Mapping[str, Line]) -> dict[str, Line]:
+    return {key: line for key, line in new.items() if not line.same_as(lines.get(key))}
 
 
 def _text(lines: Mapping[str, Line]) -> str:

@@ -35,7 +35,7 @@ class CacheFile:
         tell: Told what else is used than was wished for.
 
     Attributes:
-        local: Has ``find``, to look a key up, where this thread has a connection.
+        local: Has ``find`` and ``find_many``, to look keys up, where this thread has a connection.
         frozen: Whether the file is seen as it was when it was opened, and without what its log
             holds, without which it may look damaged.
     """
@@ -88,6 +88,7 @@ class CacheFile:
             return None
         connection = self._check(path, found)
         self.local.find = connection.find
+        self.local.find_many = connection.find_many
         return connection
 
     def disconnect(self) -> None:
@@ -185,3 +186,23 @@ class CacheFile:
         if writer is not None:
             with suppress(sqlite3.Error):
                 writer.close()
+
+
+def words(kind: reader.Kind, path: Path, why: str) -> tuple[str, str]:
+    """What to say of a fault of the file, and how to mend it."""
+    if kind == "locked":
+        return (
+            f"Another program keeps {path} locked, so new answers are kept in memory until it "
+            "lets go.",
+            f"Close that program, or c{CHOOSE}",
+        )
+    if kind == "full":
+        return (
+            f"The disk of {path} is full, so new answers are kept in memory until there is room.",
+            f"Make room there, or c{CHOOSE}",
+        )
+    can = "written" if kind == "read-only" else "used"
+    return (
+        f"{path} cannot be {can} ({why}), so answers are kept in memory until the kernel ends.",
+        f"C{CHOOSE}",
+    )

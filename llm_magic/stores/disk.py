@@ -15,15 +15,18 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
+from llm_magic import turns
 from llm_magic.entries import Row, Size, Trouble
 from llm_magic.errors import StoreError, StoreWarning
 from llm_magic.stores import reader
-from llm_magic.stores.cache_file import CHOOSE, CacheFile
+from llm_magic.stores.cache_file import CHOOSE, CacheFile, words
+from llm_magic.stores.many import parts
 from llm_magic.stores.memory import MemoryCache
 
 RETRY = 2.0
@@ -41,6 +44,8 @@ MARK_SECONDS = 60.0
 _MOST_MARKS = 16 * MARKS
 _WRITING = 0.2
 _AGAIN = object()
+
+T = TypeVar("T")
 _FAULTS = (sqlite3.Error, OSError, StoreError)
 # They are taken without their traceback, which would hold on to a connection.
 
@@ -93,7 +98,7 @@ class DiskCache:
         except (AttributeError, sqlite3.Error):
             row = _AGAIN
         if row is _AGAIN:
-            row = self._look(key)
+            row = self._look(lambda reader: reader.find(key))
         if row is None:
             return None
         self._marks[key] = now = time.time()
@@ -102,23 +107,59 @@ class DiskCache:
         found: bytes = row[0]
         return found
 
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The rows of these keys, as far as they are there."""
+        waiting: dict[str, bytes] = {}
+        found: dict[str, bytes]
+        if self._late:
+            waiting = self._waiting.get_many(keys)
+            keys = [key for key in keys if key not in waiting and key not in self._gone]
+        try:
+            found = self._file.local.find_many(keys)
+        except (AttributeError, sqlite3.Error):
+            found = self._look(lambda reader: reader.find_many(keys)) or {}
+        if found:
+            now = time.time()
+            self._marks.update(dict.fromkeys(found, now))
+            if now >= self._mark_at or len(self._marks) >= self._marks_at:
+                with turns.quick():
+                    self._write_marks()
+        return found | waiting
+
     def put(self, key: str, value: bytes) -> None:
         """Keeps a row, in place of an older one."""
-        if len(value) > min(self._limit, WAITING) // 2:
-            self.delete(key)
-            return
         with self._lock:
+            self._await(key, value)
+            self._write()
+
+    def put_many(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        """Keeps rows, each in place of an older one, in few transactions."""
+        with turns.quick():
+            # A part at a time, so that no more waits in memory than may.
+            for part in parts(rows):
+                with self._lock:
+                    for key, value in part:
+                        self._await(key, value)
+                    self._write()
+
+    def _await(self, key: str, value: bytes) -> None:
+        """Has a row wait to be written; one that is too large goes, with the older one."""
+        if len(value) > min(self._limit, WAITING) // 2:
+            self._forget(key)
+        else:
             self._gone.discard(key)
             self._waiting.put(key, value)
-            self._write()
 
     def delete(self, key: str) -> None:
         """Forgets a row."""
         with self._lock:
-            self._waiting.delete(key)
-            self._marks.pop(key, None)
-            self._gone.add(key)
+            self._forget(key)
             self._write()
+
+    def _forget(self, key: str) -> None:
+        self._waiting.delete(key)
+        self._marks.pop(key, None)
+        self._gone.add(key)
 
     def rows(self, limit: int | None = None) -> Iterator[Row]:
         """Rows, the last used first."""
@@ -169,15 +210,15 @@ class DiskCache:
             self._write_marks()
             self._file.close()
 
-    def _look(self, key: str) -> tuple[bytes] | None:
-        """Looks a key up where this thread has no connection, or one that failed."""
+    def _look(self, find: Callable[[reader.Reader], T]) -> T | None:
+        """Looks keys up where this thread has no connection, or one that failed."""
         with self._lock:
             self._file.disconnect()
             if time.monotonic() < self._blind_until:
                 return None
             try:
                 connection = self._file.connect()
-                return connection.find(key) if connection else None
+                return find(connection) if connection else None
             except _FAULTS as error:
                 fault = error.with_traceback(None)
             if "no such table" in str(fault):
@@ -215,19 +256,20 @@ class DiskCache:
     def _drain(self, patience: float) -> None:
         writer = self._file.writer()
         until = time.monotonic() + patience
-        for key in list(self._gone):
-            writer.forget(key)
-            self._gone.discard(key)
-        for row in reversed(list(self._waiting.rows())):
-            writer.keep(row.key, row.value, self._used())
-            self._waiting.delete(row.key)
+        if gone := list(self._gone):
+            writer.forget(gone)
+            self._gone.difference_update(gone)
+        for part in parts(list(self._waiting.rows())[::-1]):
+            writer.keep(part, self._used())
+            for row in part:
+                self._waiting.delete(row.key)
             self._marks = {}
             if time.monotonic() > until:
                 break
         self._late = bool(self._gone or self._waiting.size().entries)
 
-    def _used(self) -> list[tuple[float, str]]:
-        return [(used, key) for key, used in list(self._marks.items())]
+    def _used(self) -> list[tuple[str, float]]:
+        return list(self._marks.items())
 
     def _write_marks(self) -> None:
         """Writes when rows were read, if that means no waiting; else it is left for later."""
@@ -264,7 +306,7 @@ class DiskCache:
             self._file.let_go()
         # A put that was made to wait has more to tell than a get.
         if kind != "locked" or not reading:
-            self._tell(kind, *_words(kind, folder / reader.NAME, why))
+            self._tell(kind, *words(kind, folder / reader.NAME, why))
         return False
 
     def _set_aside(self, path: Path, kind: str, why: str) -> bool:
@@ -293,25 +335,6 @@ class DiskCache:
         if kind not in self._told:
             self._told.add(kind)
             self._trouble(message, fix)
-
-
-def _words(kind: reader.Kind, path: Path, why: str) -> tuple[str, str]:
-    if kind == "locked":
-        return (
-            f"Another program keeps {path} locked, so new answers are kept in memory until it "
-            "lets go.",
-            f"Close that program, or c{CHOOSE}",
-        )
-    if kind == "full":
-        return (
-            f"The disk of {path} is full, so new answers are kept in memory until there is room.",
-            f"Make room there, or c{CHOOSE}",
-        )
-    can = "written" if kind == "read-only" else "used"
-    return (
-        f"{path} cannot be {can} ({why}), so answers are kept in memory until the kernel ends.",
-        f"C{CHOOSE}",
-    )
 
 
 _all: weakref.WeakSet[DiskCache] = weakref.WeakSet()

@@ -8,11 +8,21 @@ NULL: the texts stay few, and SQLite's statements for them are found again inste
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
+
+from llm_magic.entries import Row
 
 _SIZES = (1, 8, 32, 64, 256)
+
+ROWS_AT_ONCE = 256
+"""Rows that one transaction writes at most."""
+
+BYTES_AT_ONCE = 1024**2
+"""Bytes of rows from which on a transaction takes no more of them."""
+
+R = TypeVar("R", Row, tuple[str, bytes])
 
 
 def run(
@@ -54,3 +64,17 @@ def _text(statement: str, fixed: int, columns: int, size: int) -> str:
         for first in range(fixed + 1, fixed + 1 + size * columns, columns)
     )
     return statement.replace("VALUES #", "VALUES " + ", ".join(f"({row})" for row in rows))
+
+
+def parts(rows: Sequence[R]) -> Iterator[list[R]]:
+    """Rows in parts that one transaction takes."""
+    part: list[R] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += len(row[1])
+        if len(part) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llm_magic.entries import Row, Size
 
@@ -26,23 +26,23 @@ class MemoryCache:
     def get(self, key: str) -> bytes | None:
         """The row of a key."""
         with self._lock:
-            found = self._rows.get(key)
-            if found is None:
-                return None
-            self._rows[key] = found[0], time.time()
-            self._rows.move_to_end(key)
-            return found[0]
+            return self._get(key)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The rows of these keys, as far as they are there."""
+        with self._lock:
+            return {key: value for key in keys if (value := self._get(key)) is not None}
 
     def put(self, key: str, value: bytes) -> None:
         """Keeps a row, in place of an older one."""
         with self._lock:
-            self._forget(key)
-            if _size(key, value) > self._limit:
-                return
-            self._rows[key] = value, time.time()
-            self._bytes += _size(key, value)
-            while self._bytes > self._limit:
-                self._forget(next(iter(self._rows)))
+            self._put(key, value)
+
+    def put_many(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        """Keeps rows, each in place of an older one."""
+        with self._lock:
+            for key, value in rows:
+                self._put(key, value)
 
     def delete(self, key: str) -> None:
         """Forgets a row."""
@@ -74,6 +74,23 @@ class MemoryCache:
 
     def close(self) -> None:
         """Nothing: what is in memory stays until the kernel ends."""
+
+    def _get(self, key: str) -> bytes | None:
+        found = self._rows.get(key)
+        if found is None:
+            return None
+        self._rows[key] = found[0], time.time()
+        self._rows.move_to_end(key)
+        return found[0]
+
+    def _put(self, key: str, value: bytes) -> None:
+        self._forget(key)
+        if _size(key, value) > self._limit:
+            return
+        self._rows[key] = value, time.time()
+        self._bytes += _size(key, value)
+        while self._bytes > self._limit:
+            self._forget(next(iter(self._rows)))
 
     def _forget(self, key: str) -> None:
         if found := self._rows.pop(key, None):
