@@ -165,7 +165,7 @@ class Window:
             error = math.sqrt(low.variance() + high.variance())
             fewer = min(low, high, key=lambda each: each.count() / each.size)
             enough = fewer.count() >= _ENOUGH * _RIPE * max(_LEAST, fewer.size)
-            if gain > middle and self._growing or abs(gain - middle) > _SURE * error or enough:
+            if (gain > middle and self._growing) or abs(gain - middle) > _SURE * error or enough:
                 self._conclude(low, high, gain, middle)
             else:
                 # More of the one of which less is known.
