@@ -123,7 +123,7 @@ class Run:
         self._halted = asyncio.Event()
         # Rows that a limit leaves no room for, while others of the run hold theirs.
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._flying = 0
+        self._flying = self._freed = 0
         self._failures = 0
         self.standing = outcome.standing(job.total)
 
@@ -294,32 +294,57 @@ class Run:
     async def _answer(self, todo: _Todo) -> Response | None:
         """The answer for a row; None where the run ends before it could be asked."""
         while not self._halted.is_set():
+            freed = self._freed
             self._flying += 1
             try:
-                return await obtain(
+                response = await obtain(
                     todo.request, todo.print_, wire=self._wire, sink=_DEAF, call=self._call
                 )
             except QuotaExceeded as error:
+                self._flying -= 1
                 # With something paid already it is this row's end, and not yet the run's.
                 if error.usage is not None:
+                    self._free()
                     raise
-                if self._flying == 1:
-                    self._end(error)
-                    return None
-            finally:
+                refused = error
+            except BaseException:
                 self._flying -= 1
-                self._wake()
-                self._wake()
+                self._free()
+                raise
+            else:
+                self._flying -= 1
+                self._free()
+                return response
             # What the others hold may become free: most answers are far below their worst case.
-            waiting = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
-            await waiting
+            if freed == self._freed:
+                if not self._flying:
+                    self._end(refused)
+                    break
+                await self._wait()
         return None
+
+    async def _wait(self) -> None:
+        """Until a row that holds something has ended."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            await waiting
+        finally:
+            # Counted by who woke it, so that nobody takes it for gone in between.
+            if waiting.done() and not waiting.cancelled():
+                self._flying -= 1
+
+    def _free(self) -> None:
+        """A row has ended, and what it held is free: others may try again."""
+        self._freed += 1
+        for _ in range(2):
+            self._wake()
 
     def _wake(self) -> None:
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
+                self._flying += 1
                 waiting.set_result(None)
                 return
 
