@@ -64,7 +64,8 @@ class TerminalProgress:
 def _bar_class() -> type[Any]:
     from tqdm import tqdm
 
-    class Bar(tqdm[Any]):
+    # Generic to type checkers alone.
+    class Bar(tqdm):  # type: ignore[type-arg]
         """A bar whose numbers are the run's own: tqdm's rate counts rows that were only found."""
 
         # No thread that looks whether a bar stands still: this one is redrawn by the clock.
