@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_magic.errors import PromptError
-from llm_magic.prompt import Named, Template, render
+from llm_magic.prompt import ROW, Named, Template, render
 from llm_magic.session import Session
 from llm_magic.table import Source, source
 from llm_magic.types import Request, Wish
@@ -53,7 +53,7 @@ class Job:
         Raises:
             LLMError: The template fails with this row.
         """
-        content = self.template.render({**row, "row": Named(row)})
+        content = self.template.render({ROW: True, **row, "row": Named(row)})
         messages = (*self.base.messages[:-1], {"role": "user", "content": content})
         return replace(self.base, messages=messages)
 
@@ -88,8 +88,8 @@ def job_for(
     Raises:
         PromptError: Something of it makes no sense.
     """
-    template = Template(prompt, names, raw=raw)
     rows = source(frame)
+    template = Template(prompt, names, raw=raw, columns=rows.names)
     if system:
         system = str(render(system, names, raw=raw))
     base = session.request("", system=system, **options)

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from llm_magic.bounds import Terms, worst_case
 from llm_magic.entries import fingerprint
-from llm_magic.errors import LLMError, QuotaExceeded
+from llm_magic.errors import LLMError, PromptError, QuotaExceeded
 from llm_magic.job import Job
 from llm_magic.progress import Plan
 from llm_magic.seen import Seen
@@ -42,6 +42,9 @@ def outlook(session: Session, job: Job, *, most: int | None = None) -> Plan:
         session: The kernel's.
         job: What would be done.
         most: Rows to look at, evenly spaced; None for all.
+
+    Raises:
+        PromptError: The prompt uses a name that is not there.
     """
     budget, total = job.wish.max_cost, job.total
     shelf = replace(session.desk.shelf(job.wish), replays=False)
@@ -90,15 +93,24 @@ def _spread(places: Sequence[int], most: int | None) -> Sequence[int]:
 
 
 def _requests(job: Job) -> Iterator[list[tuple[int, Request]]]:
-    """What would be asked, in batches; a row that the template fails with is left out."""
+    """What would be asked, in batches; a row that the template fails with is left out.
+
+    Raises:
+        PromptError: The prompt uses a name that is not there.
+    """
     rows = job.rows()
+    first = True
     while batch := list(itertools.islice(rows, _AT_ONCE)):
         requests = []
         for place, row in batch:
             try:
                 requests.append((place, job.request(row)))
-            except LLMError:
-                continue
+            except LLMError as error:
+                if first and isinstance(error, PromptError) and error.undefined:
+                    # It is the prompt that is wrong, and not this row.
+                    raise
+            finally:
+                first = False
         yield requests
 
 

@@ -65,6 +65,7 @@ class Template:
         source: The cell's body.
         names: The notebook's namespace.
         raw: Take the body as it is.
+        columns: Of the rows, to find the nearest where a name is misspelt.
 
     Attributes:
         uses: The names that it takes from its row or from the notebook.
@@ -73,9 +74,17 @@ class Template:
         PromptError: It is no valid template.
     """
 
-    def __init__(self, source: str, names: Mapping[str, Any], *, raw: bool = False) -> None:
+    def __init__(
+        self,
+        source: str,
+        names: Mapping[str, Any],
+        *,
+        raw: bool = False,
+        columns: Iterable[str] = (),
+    ) -> None:
         self._source = source.strip("\r\n").rstrip()
         self._names = names
+        self._columns = tuple(columns)
         self.uses: frozenset[str] = frozenset()
         self._compiled: Any = None
         if not raw and ("{{" in self._source or "{%" in self._source):
@@ -108,7 +117,8 @@ class Template:
         try:
             text = self._compiled.render({**row, _IMAGES: images})
         except UndefinedError as error:
-            raise _undefined(error, {**self._names, **row}, of_row=bool(row)) from None
+            known = [*self._columns, *row, *self._names]
+            raise _undefined(error, known, of_row=bool(row)) from None
         except LLMError:
             raise
         except Exception as error:
@@ -234,7 +244,7 @@ def _environment() -> SandboxedEnvironment:
     return environment
 
 
-def _undefined(error: Exception, names: Mapping[str, Any], *, of_row: bool = False) -> PromptError:
+def _undefined(error: Exception, names: Iterable[str], *, of_row: bool = False) -> PromptError:
     """Says which name is not there, and which is near."""
     said = str(error)
     missing = re.search(r"^'(\w+)' is undefined", said)
@@ -244,10 +254,13 @@ def _undefined(error: Exception, names: Mapping[str, Any], *, of_row: bool = Fal
         name = missing[1]
         visible = [each for each in names if not each.startswith("_")]
         near = difflib.get_close_matches(name, visible, n=1, cutoff=0.6)
-        guess = f"Did you mean {{{{ {near[0]} }}}}? " if near else f"Define {name} first. "
+        guess = (
+            f"Did you mean {{{{ {_written(near[0])} }}}}? " if near else f"Define {name} first. "
+        )
         where = "among the columns or in the notebook" if of_row else "in the notebook"
         return PromptError(
-            f"The prompt uses {{{{ {name} }}}}, and there is no {name} {where}; nothing was sent.",
+            f"The prompt uses {{{{ {_written(name)} }}}}, and there is no {name} {where}; "
+            "nothing was sent.",
             fix=guess + RAW_HINT,
             undefined=True,
         )
@@ -258,3 +271,8 @@ def _undefined(error: Exception, names: Mapping[str, Any], *, of_row: bool = Fal
             fix=f"See what it has with dir(...). {RAW_HINT}",
         )
     return PromptError(f"The template failed: {said}; nothing was sent.", fix=RAW_HINT)
+
+
+def _written(name: str) -> str:
+    """A name as a template has it."""
+    return name if name.isidentifier() else f'row["{name}"]'

@@ -1,0 +1,62 @@
+"""Mistyped %%llm_map cells: what was meant is named, and nothing is sent."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from llm_magic.errors import PromptError
+from llm_magic.testing import ScriptedServer
+from tests.conftest import Terminal, plain
+
+
+@pytest.fixture
+def reviews(terminal: Terminal) -> Terminal:
+    """A terminal with a small table."""
+    terminal["reviews"] = pd.DataFrame({"text": ["good", None], "shop no": [1, 2]})
+    return terminal
+
+
+def refused(terminal: Terminal, server: ScriptedServer, cell: str) -> str:
+    """The error of a cell, which sent nothing and bound nothing."""
+    ran = terminal.run(cell)
+    assert isinstance(ran.error, PromptError), ran.out
+    assert server.requests == []
+    assert "results" not in terminal.shell.user_ns
+    return plain(ran.out)
+
+
+@pytest.mark.parametrize("option", ["", "--dry-run", "--quiet"])
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ("{{ txet }}", "{{ text }}"),
+        ("{{ row.txet }}", "{{ text }}"),
+        ('{{ row["shopno"] }}', '{{ row["shop no"] }}'),
+    ],
+)
+def test_a_misspelt_column_ends_the_run_and_names_the_nearest(
+    named: str, meant: str, option: str, reviews: Terminal, server: ScriptedServer
+) -> None:
+    said = refused(reviews, server, f"%%llm_map reviews results << {option}\nRead: {named}")
+
+    assert "nothing was sent" in said
+    assert f"Did you mean {meant}?" in said
+
+
+def test_a_missing_cell_is_put_in_as_nothing(reviews: Terminal, server: ScriptedServer) -> None:
+    reviews.run(
+        "%%llm_map reviews results <<\nRead {{ row['shop no'] }}: {{ text }}|{{ row.text }}"
+    )
+
+    prompts = {request.body["messages"][-1]["content"] for request in server.requests}
+    assert prompts == {"Read 1: good|good", "Read 2: |"}
+
+
+def test_a_row_without_a_prompt_fails_alone(reviews: Terminal, server: ScriptedServer) -> None:
+    reviews.run("%%llm_map reviews results <<\n{{ text }}")
+
+    results: Any = reviews["results"]
+    assert results._error.isna().tolist() == [True, False]
+    assert results._error[1] == "The prompt is empty; nothing was sent."
+    assert len(server.requests) == 1
