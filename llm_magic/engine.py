@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from llm_magic.answer import Answer
@@ -31,7 +32,7 @@ from llm_magic.flight import Flights, Sink
 from llm_magic.gate import Gate
 from llm_magic.holds import Hold
 from llm_magic.lane import Lane
-from llm_magic.retry import attempts
+from llm_magic.retry import persist
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
 from llm_magic.watch import Limits, Watch
@@ -59,7 +60,7 @@ class Wire(Protocol):
     def stream(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one answer; an async generator, closed by the engine."""
 
-    def whole(self, request: Request) -> AsyncGenerator[Event]:
+    async def whole(self, request: Request) -> list[Event]:
         """The same for an answer that comes in one piece."""
 
     async def models(self) -> list[str]:
@@ -80,6 +81,7 @@ class Call:
         gate: Where calls for many rows wait for their turn. Nobody reads these words as they come,
             so such an answer is not streamed. None for a cell.
         at_once: The user's own number of calls at once, through the gate.
+        stopped: Whether no more is to be sent.
     """
 
     limits: Limits
@@ -90,6 +92,7 @@ class Call:
     repairs: int = 1
     gate: Gate | None = None
     at_once: int | None = None
+    stopped: Callable[[], bool] = lambda: False
 
 
 async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Response:
@@ -217,16 +220,18 @@ async def _once(
     call: Call,
 ) -> Response:
     """One answer: held, sent, heard, judged, read, kept, settled."""
-    lane = Lane(call.gate, call.at_once)
-    async with _told(Answer(request, before), wire, sink) as answer, lane:
+    async with _told(Answer(request, before), wire, sink) as answer:
         hold = await _hold(request, print_, wire=wire, sink=sink, call=call)
         if isinstance(hold, Response):
             return hold
         answer.request = hold.worst.request
         try:
-            await attempts(call.limits, sink, lane)(
-                _listen, answer, hold, wire=wire, sink=sink, limits=call.limits, lane=lane
-            )
+            # Not before the hold: what waits for the ledger would be taken for a slow server.
+            async with Lane(call.gate, call.at_once, call.stopped) as lane:
+                listen = partial(
+                    _listen, answer, hold, wire=wire, sink=sink, limits=call.limits, lane=lane
+                )
+                await persist(listen, call.limits, sink, lane)
             answer.judge()
             try:
                 response = await _read(request, answer.response())
@@ -290,15 +295,15 @@ async def _listen(
     answer.billable = True
     watch = Watch(limits)
     try:
-        answers = wire.whole(answer.request) if lane.shared else wire.stream(answer.request)
-        async with watch, aclosing(answers) as events:
-            async for event in events:
-                watch.saw(event)
-                answer.take(event)
-                if type(event) is Piece:
-                    sink.piece(event)
-                elif type(event) is Sent:
-                    lane.heard(event.headers)
+        async with watch:
+            if lane.shared:
+                for event in await wire.whole(answer.request):
+                    _take(event, answer, sink, lane)
+            else:
+                async with aclosing(wire.stream(answer.request)) as events:
+                    async for event in events:
+                        watch.saw(event)
+                        _take(event, answer, sink, lane)
         lane.answered(answer.usage.total_tokens if answer.usage else 0)
     except TimeoutError:
         if not answer.finish:
@@ -310,6 +315,15 @@ async def _listen(
         # Once the server has said that the answer is complete, nothing behind it matters.
         if not answer.finish:
             raise
+
+
+def _take(event: Event, answer: Answer, sink: Sink, lane: Lane) -> None:
+    """Keeps and passes on what an event says."""
+    answer.take(event)
+    if type(event) is Piece:
+        sink.piece(event)
+    elif type(event) is Sent:
+        lane.heard(event.headers)
 
 
 async def with_model(request: Request, wire: Wire, call: Call) -> Request:

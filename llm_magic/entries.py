@@ -232,9 +232,16 @@ class Entry:
 
 def pack(print_: Fingerprint, entry: Entry) -> bytes:
     """A request and its answer as the bytes of one row."""
-    # Of rows of 0.7 to 3 KB, level 1 makes 0.5 to 2 % more in 3 to 10 % less time.
-    payload = zlib.compress(print_.canonical + b"\n" + dumps(entry.plain()), 6)
+    payload = _compressed(print_.canonical + b"\n" + dumps(entry.plain()))
     return _check(print_.key, payload) + payload
+
+
+def _compressed(data: bytes) -> bytes:
+    # Most of the time for a kilobyte goes into making zlib's tables, which a window of 8 KB has a
+    # quarter of: 9 us for 43. (Level 1 in the place of 6 gains nothing beside that.)
+    bits = 13 if len(data) <= 8192 else zlib.MAX_WBITS
+    deflate = zlib.compressobj(6, zlib.DEFLATED, bits, bits - 7)
+    return deflate.compress(data) + deflate.flush()
 
 
 def unpack(print_: Fingerprint, row: bytes) -> Entry | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from llm_magic.errors import LLMError, ProviderError, RateLimited
@@ -12,21 +12,31 @@ LONGEST_WAIT = 60.0
 """A server that asks for a longer pause (seconds) is not waited for: the user is told instead."""
 
 
+class Halted(LLMError):
+    """A call was not sent, since the run that it belongs to was stopped."""
+
+
 class Lane:
     """One call's way through the gate, its further attempts included.
 
     Args:
         gate: Of its server and model; None for a call that does not wait for others.
         at_once: The user's own number of calls at once; None lets the gate find it.
+        stopped: Whether no more is to be sent.
     """
 
-    def __init__(self, gate: Gate | None = None, at_once: int | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate | None = None,
+        at_once: int | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._gate = gate
         self._at_once = at_once
+        self._stopped = stopped
         self._turn: Turn | None = None
 
     async def __aenter__(self) -> Self:
-        await self.enter()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -38,9 +48,18 @@ class Lane:
         return self._gate is not None
 
     async def enter(self) -> None:
-        """Waits until the call may be sent; at once where it still may."""
-        if self._gate and self._turn is None:
+        """Waits until the call may be sent; at once where it still may.
+
+        Raises:
+            Halted: It need not be sent any more.
+        """
+        if self._gate and self._turn is None and not self._stopped():
             self._turn = await self._gate.turn(self._at_once)
+        if self._stopped():
+            raise Halted(
+                "The run over rows that asked the same was stopped; this was not sent.",
+                fix="Run the cell again.",
+            )
 
     def heard(self, headers: Mapping[str, str]) -> None:
         """The server has taken the request, and says what more it takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.errors import ProviderError
@@ -16,8 +17,38 @@ FIRST_WAIT = 0.5
 """Most seconds before the first retry, doubled for each further one, up to 8; jitter below it."""
 
 
-def attempts(limits: Limits, sink: Sink, lane: Lane) -> Any:
-    """The one retry loop: only for errors that came before the first byte of an answer."""
+async def persist(
+    listen: Callable[[], Awaitable[None]], limits: Limits, sink: Sink, lane: Lane
+) -> None:
+    """Makes requests until one is answered; only for errors before the first byte of an answer.
+
+    Args:
+        listen: Makes one request.
+        limits: How many retries there are.
+        sink: Told of each.
+        lane: The call's right to send.
+
+    Raises:
+        LLMError: Of the last request.
+    """
+    try:
+        return await listen()
+    except ProviderError as error:
+        if not _may_help(error):
+            raise
+        first = [error]
+
+    async def again() -> None:
+        # The failure that is there already is tenacity's first attempt. A call that succeeds at
+        # once, as most rows do, goes without: its own work takes a fifth of a row's.
+        if first:
+            raise first.pop()
+        await listen()
+
+    await _attempts(limits, sink, lane)(again)
+
+
+def _attempts(limits: Limits, sink: Sink, lane: Lane) -> Any:
     # 25 ms to import, so not before it is needed.
     from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 

@@ -32,6 +32,7 @@ from llm_magic.errors import (
     UnknownModel,
 )
 from llm_magic.job import Job
+from llm_magic.lane import Halted
 from llm_magic.outcome import Outcome
 from llm_magic.seen import Seen
 from llm_magic.types import Request, Response
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE = 256
 """Rows on their way at most; the gate mostly lets fewer go."""
+AHEAD = 64
+"""Rows beyond those that are written to the ledger, before or after, so that no place is empty."""
 BATCH = 256
 """Rows that are rendered and looked up together."""
 GRACE = 2.0
@@ -120,7 +123,8 @@ class Run:
         self._seen = Seen()
         self._rows = job.rows()
         self._queue: asyncio.Queue[_Todo | None] = asyncio.Queue(2 * BATCH)
-        self._halted = asyncio.Event()
+        # Nothing more is sent; and nobody waits for answers any more.
+        self._halted, self._left = asyncio.Event(), asyncio.Event()
         # Rows that a limit leaves no room for, while others of the run hold theirs.
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._flying = self._freed = 0
@@ -145,11 +149,13 @@ class Run:
             repairs=wish.repairs,
             gate=gate,
             at_once=job.at_once,
+            stopped=self._halted.is_set,
         )
         self.outcome.begin(gate, self.purse, job.places)
         if not job.base.model:
             self.job = replace(job, base=await self._with_model(job.base))
-        await self._all()
+        count = (job.at_once or MOST_AT_ONCE) + AHEAD
+        await self._all(min(count, max(1, job.total or count)))
 
     async def _with_model(self, base: Request) -> Request:
         if self._call.shelf.replays:
@@ -158,28 +164,33 @@ class Run:
         return await with_model(base, self._wire, self._call)
 
     async def halt(self) -> None:
-        """Sends no more; what is on its way may still come."""
+        """Sends no more, and waits a moment for what is on its way."""
         self._halted.set()
+        self._left.set()
+        while self._waiting:
+            self._wake()
 
-    async def _all(self) -> None:
-        count = min(self.job.at_once or MOST_AT_ONCE, self.job.total or MOST_AT_ONCE)
+    async def _all(self, count: int) -> None:
         feeding = asyncio.create_task(self._feed(count))
         working = [asyncio.create_task(self._work()) for _ in range(count)]
-        halting = asyncio.create_task(self._halted.wait())
         telling = asyncio.create_task(self._tell())
         everyone = asyncio.gather(feeding, *working)
         try:
-            both: set[asyncio.Future[Any]] = {everyone, halting}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not everyone.done():
+            # At a limit the other rows are looked up still: what is kept is free. An iterator may
+            # have no end.
+            known = self.job.total is not None
+            if not await _until(everyone, self._left if known else self._halted):
                 feeding.cancel()
                 self._empty(count)
-                await asyncio.wait(working, timeout=GRACE)
+                # What is on its way is waited for as long as the user does.
+                answered = asyncio.gather(*working, return_exceptions=True)
+                if not await _until(answered, self._left):
+                    await asyncio.wait(working, timeout=GRACE)
         finally:
-            for task in (halting, telling, feeding, *working):
+            for task in (telling, feeding, *working):
                 task.cancel()
             results = await asyncio.gather(*working, feeding, telling, return_exceptions=True)
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, Exception):
                 await everyone
         for result in results:
             if isinstance(result, Exception):
@@ -204,12 +215,11 @@ class Run:
             self._take(batch)
             if batch.todo and not self._ready:
                 # Not before: what is kept is found without a key.
+                self._ready = True
                 try:
                     await self._wire.ready(whole=True)
                 except LLMError as error:
                     self._end(error)
-                    return
-                self._ready = True
             for todo in batch.todo:
                 await self._queue.put(todo)
         for _ in range(workers):
@@ -276,8 +286,6 @@ class Run:
             self._queue.get_nowait()
         for _ in range(workers):
             self._queue.put_nowait(None)
-        while self._waiting:
-            self._wake()
 
     async def _work(self) -> None:
         while todo := await self._queue.get():
@@ -300,6 +308,9 @@ class Run:
                 response = await obtain(
                     todo.request, todo.print_, wire=self._wire, sink=_DEAF, call=self._call
                 )
+            except Halted:
+                self._flying -= 1
+                break
             except QuotaExceeded as error:
                 self._flying -= 1
                 # With something paid already it is this row's end, and not yet the run's.
@@ -363,3 +374,15 @@ class Run:
         if self.outcome.ended is None and not self._halted.is_set():
             self.outcome.ended = error
         self._halted.set()
+        while self._waiting:
+            self._wake()
+
+
+async def _until(work: asyncio.Future[Any], event: asyncio.Event) -> bool:
+    """Waits for the first of both; returns whether the work is done."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return work.done()

@@ -105,22 +105,18 @@ class OpenAIWire:
             body.setdefault("stream_options", {"include_usage": True})
         return body
 
-    async def whole(self, request: Request) -> AsyncGenerator[Event]:
+    async def whole(self, request: Request) -> list[Event]:
         """The events of one answer that is not streamed.
 
         Raises:
             LLMError: As ``stream``.
         """
         body, answer = await self._taken(request, self._post, whole=True)
-        yield Sent(body, answer.headers)
-        fault: LLMError | None = None
         try:
-            for event in whole_events(answer.body):
-                yield event
+            return [Sent(body, answer.headers), *whole_events(answer.body)]
         except BadStream as error:
             fault = self._unreadable(error)
-        if fault:
-            raise fault
+        raise fault
 
     async def stream(self, request: Request) -> AsyncGenerator[Event]:
         """The events of one answer; closing the iterator closes the connection.
