@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import heapq
 import threading
 import warnings
 import weakref
@@ -21,7 +22,7 @@ from llm_magic.rows import GRACE, Run
 from llm_magic.session import Session
 from llm_magic.types import Response, Usage
 from llm_magic.units import usd
-from llm_magic.views import wait
+from llm_magic.views import uninterrupted, wait
 
 _NAMED = 5
 _ATTRIBUTE = "llm_magic"
@@ -93,8 +94,9 @@ class Totals:
                 fix="Map a list of them: map_rows(list(rows), ...)",
             )
         job = replace(self._job, places=outcome.missing())
-        view = choose_progress(self._session.shell)
-        return go_through(self._session, job, view, outcome, whole=self._job.places).frame
+        session = self._session
+        view = choose_progress(session.shell, widgets=session.settings.widgets)
+        return tell(go_through(session, job, view, outcome, whole=self._job.places))
 
     def headline(self) -> str:
         """One line."""
@@ -145,17 +147,24 @@ def go_through(
     """
     again = outcome is not None
     outcome = outcome or Outcome(job.source, job.base.schema)
+    outcome.to_ask = plan.to_ask if plan else None
     places = whole if again else job.places
     run = Run(session, job, outcome)
+    error: BaseException | None = None
+    stopped = False
     try:
         stopped = _draw(session, run, view, plan)
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
-        outcome.close(places)
-        session.desk.warn()
-    error = _why(run, outcome, stopped)
-    totals = Totals(session, run.job, outcome, str(error or ""))
-    standing = outcome.standing(run.job.total)
-    view.finish(standing, _summary(totals, outcome))
+        # Also where nothing could be asked: a widget must not stay with its button.
+        with uninterrupted():
+            outcome.close(places)
+            error = error or _why(run, outcome, stopped)
+            totals = Totals(session, run.job, outcome, str(error or ""))
+            view.finish(outcome.standing(run.job.total), _summary(totals, outcome))
+            session.desk.warn()
     if error is not None and not (outcome.asked or outcome.cached or outcome.failures):
         raise error
     return Mapped(_known(outcome.frame(places), totals), totals, error)
@@ -216,7 +225,8 @@ def _summary(totals: Totals, outcome: Outcome) -> Summary:
     return Summary(
         totals.headline(),
         tuple(
-            (fault.message, len(fault.rows), tuple(fault.rows[:_NAMED])) for fault in outcome.faults
+            (fault.message, len(fault.rows), tuple(heapq.nsmallest(_NAMED, fault.rows)))
+            for fault in outcome.faults
         ),
         totals.message,
         *outcome.shown(),

@@ -55,6 +55,7 @@ class Outcome:
 
     Attributes:
         ended: Why the run ended before all rows were done; None where it did not.
+        to_ask: Rows that are not in the cache, as far as was looked; None where nobody did.
         asked: Rows that the server answered.
         cached: Rows whose answer was there.
         equals: Rows that have the answer of an equal one.
@@ -76,8 +77,11 @@ class Outcome:
         self._faults: dict[str, Fault] = {}
         self._problem = ""
         self.ended: LLMError | None = None
+        self.to_ask: int | None = None
         self._began, self._lasted = time.monotonic(), 0.0
-        self._lately: deque[tuple[float, int]] = deque()
+        self._lately: deque[tuple[float, int, int]] = deque()
+        # Done, asked and cached when the run began: more than none where rows are asked again.
+        self._before = (0, 0, 0)
         self._names: tuple[str, ...] = ()
         self._first: list[tuple[str, ...]] = []
 
@@ -97,6 +101,7 @@ class Outcome:
         self._lately.clear()
         for place in places or ():
             self.pulled(place)
+        self._before = (self.rows - self.open, self.asked, self.cached)
 
     def pulled(self, place: int) -> None:
         """A row belongs to the run, and is not done."""
@@ -248,24 +253,26 @@ class Outcome:
             notice: Something to tell meanwhile.
         """
         now = time.monotonic()
-        done = self.rows - self.open
-        rate = self._rate(now, done)
+        done_before, asked_before, cached_before = self._before
+        done = self.rows - self.open - done_before
+        rate, asking = self._rates(now, done)
         left = None if total is None else max(0, total - done)
+        to_ask = self._still_to_ask(left, asking / rate if rate else 1.0)
         gate = self._gate
         return Standing(
             total=total,
             done=done,
-            cached=self.cached,
+            cached=self.cached - cached_before,
             equal=len(self._twins) // 2,
             failed=self.failures,
-            asked=self.asked,
+            asked=self.asked - asked_before,
             cost=self.cost,
-            projected=self._projected(left),
+            projected=self._projected(to_ask),
             budget=self._purse.cap,
             tokens=self.usage,
             seconds=now - self._began,
             per_second=rate,
-            left=left / rate if left is not None and rate else None,
+            left=_seconds(to_ask, asking) if to_ask else _seconds(left, rate),
             window=gate.window if gate else 0,
             limit=gate.rate if gate else None,
             notice=notice,
@@ -278,21 +285,38 @@ class Outcome:
         """Names and short texts of the first rows."""
         return self._names, tuple(self._first)
 
-    def _rate(self, now: float, done: int) -> float:
-        """Rows a second, in the last seconds."""
-        self._lately.append((now, done))
+    def _rates(self, now: float, done: int) -> tuple[float, float]:
+        """Rows a second in the last seconds: all, and those that the server was asked."""
+        tried = self.asked - self._before[1] + self.failures
+        self._lately.append((now, done, tried))
         while now - self._lately[0][0] > _LATELY:
             self._lately.popleft()
         # Since the beginning, while there is no more than that.
-        since, before = self._lately[0] if len(self._lately) > 4 else (self._began, 0)
-        return (done - before) / (now - since) if now > since else 0.0
+        since, *before = self._lately[0] if len(self._lately) > 4 else (self._began, 0, 0)
+        if now <= since:
+            return 0.0, 0.0
+        return (done - before[0]) / (now - since), (tried - before[1]) / (now - since)
 
-    def _projected(self, left: int | None) -> Decimal | None:
-        """USD for all rows, if the others are as those so far."""
-        cost, done = self.cost, self.rows - self.open
-        if cost is None or left is None or not done:
+    def _still_to_ask(self, left: int | None, share: float) -> float | None:
+        """How many of the rows left the server is to be asked, as far as can be told.
+
+        Rows in the cache mostly come first, and say nothing of the time and the cost of the rest.
+        """
+        if left is None:
             return None
-        return cost + cost / done * left
+        looked = (self.to_ask or 0) - self.asked - self.failures
+        return min(looked, left) if looked > 0 else left * share
+
+    def _projected(self, to_ask: float | None) -> Decimal | None:
+        """USD for all rows, if those to be asked are as those that were."""
+        cost, tried = self.cost, self.asked + self.failures
+        if cost is None or to_ask is None or not tried:
+            return None
+        return cost + cost / tried * Decimal(to_ask)
+
+
+def _seconds(rows: float | None, rate: float) -> float | None:
+    return rows / rate if rows is not None and rate else None
 
 
 def _headline(error: LLMError) -> str:
