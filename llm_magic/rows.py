@@ -34,6 +34,7 @@ from llm_magic.errors import (
 from llm_magic.job import Job
 from llm_magic.lane import Halted
 from llm_magic.outcome import Outcome
+from llm_magic.progress import Standing
 from llm_magic.seen import Seen
 from llm_magic.types import Request, Response
 
@@ -129,7 +130,7 @@ class Run:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._flying = self._freed = 0
         self._failures = 0
-        self.standing = outcome.standing(job.total)
+        self.standing = Standing(job.total)
 
     async def through(self) -> None:
         """Asks for every row, and returns when no more is to be had.
