@@ -564,6 +564,20 @@ def test_order_of_answers() -> None:
         assert joined(events(post(server, ask())[1])) == "None"
 
 
+def test_each_model_has_answers_of_its_own() -> None:
+    models = {"one": "Always.", "some": {"France": "Paris"}}
+    with ScriptedServer({"shared": "Both."}, default="None", models=models) as server:
+
+        def answer(model: str, question: str) -> str:
+            return joined(events(post(server, ask(question, model=model))[1]))
+
+        assert [answer("one", each) for each in ("France", "shared")] == ["Always.", "Both."]
+        assert [answer("some", each) for each in ("France", "shared", "?")] == [
+            *("Paris", "Both.", "None")
+        ]
+        assert answer("another", "France") == "None"
+
+
 def test_rejected_field(server: ScriptedServer) -> None:
     server.enqueue(Reply("Accepted.", rejects=("stream_options", "seed")))
     response, body = post(server, ask(stream_options={"include_usage": True}))

@@ -36,7 +36,9 @@ class ScriptedServer:
         answers: Mapping[str, str | Reply] | None = None,
         *,
         default: str | Reply = "This is a scripted answer.",
-        models: Sequence[str] | Mapping[str, str | Reply] = ("scripted-model",),
+        models: Sequence[str] | Mapping[str, str | Reply | Mapping[str, str | Reply]] = (
+            "scripted-model",
+        ),
         api_key: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -48,16 +50,17 @@ class ScriptedServer:
                 the first match counts.
             default: The answer when nothing else fits.
             models: What `GET /v1/models` lists; as a mapping, what each of them answers where
-                nothing in `answers` fits. Chat requests may name any model.
+                nothing in `answers` fits: one answer, or some by pieces of text as in `answers`.
+                Chat requests may name any model.
             api_key: The only key that is let in; None: no key is needed.
             host: The address to listen on.
             port: The port to listen on; 0: a free one, the same one after a restart.
         """
-        self._answers = {part: _as_reply(answer) for part, answer in (answers or {}).items()}
+        self._answers = _by_part(answers or {})
         self._default = _as_reply(default)
         self._models = tuple(models)
         named = models if isinstance(models, Mapping) else {}
-        self._by_model = {model: _as_reply(answer) for model, answer in named.items()}
+        self._by_model = {model: _by_part(answer) for model, answer in named.items()}
         self._api_key = api_key
         self._address = (host, port)
         self._queue: deque[Reply] = deque()
@@ -284,8 +287,10 @@ class ScriptedServer:
                 # A rejected request leaves its reply for the client's next attempt.
                 return self._queue[0] if self._queue[0].rejected(body) else self._queue.popleft()
         asked = _last_user_text(body)
-        found = (reply for part, reply in self._answers.items() if part in asked)
-        return next(found, self._by_model.get(body.get("model", ""), self._default))
+        known = itertools.chain(
+            self._answers.items(), self._by_model.get(body.get("model", ""), {}).items()
+        )
+        return next((reply for part, reply in known if part in asked), self._default)
 
     def _model_list(self) -> dict[str, Any]:
         models = [
@@ -307,6 +312,13 @@ def _bound_socket(address: tuple[str, int]) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _by_part(answers: str | Reply | Mapping[str, str | Reply]) -> dict[str, Reply]:
+    """Return replies by the text that asks for them; one answer alone is given to any text."""
+    if not isinstance(answers, Mapping):
+        return {"": _as_reply(answers)}
+    return {part: _as_reply(answer) for part, answer in answers.items()}
 
 
 def _as_reply(answer: str | Reply) -> Reply:
