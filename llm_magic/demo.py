@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from llm_magic.session import current
 from llm_magic.settings import OPENAI_URL, api_key
 from llm_magic.testing import Reply, ScriptedServer
 
-MODEL = "demo-model"
+MODEL, LARGE_MODEL = "demo-model", "demo-model-large"
 URL = "http://demo.localhost/v1"
-# What OpenAI lists for gpt-5-mini, in USD per million tokens, so that sums mean something.
-PRICE = {"input": 0.25, "output": 2}
+# OpenAI's of gpt-5-mini and gpt-5, in USD per million tokens, so that sums mean something.
+PRICES = {MODEL: {"input": 0.25, "output": 2}, LARGE_MODEL: {"input": 1.25, "output": 10}}
 TOKENS_PER_SECOND = 60.0
+SECONDS_A_ROW = 0.3
 
 _ANSWERS = {
     "p-value": """\
@@ -105,6 +107,46 @@ returned["South"] / 405
 """,
     "does not fit": '{"product": "blender", "rating": 5, "mood": "delighted", "complaints": []}',
 }
+# Of the rows of a table: topic, mood and stars by words of the review.
+_REVIEWS = {
+    "boils in two minutes": ("product", "positive", 5),
+    "burns one side": ("product", "negative", 1),
+    "A week late": ("delivery", "mixed", 3),
+    "Great!": ("product", "positive", 5),
+    "Forty euros": ("price", "negative", 1),
+    "waited for an hour": ("service", "mixed", 3),
+    "The new filter fits": ("service", "positive", 5),
+    "does what it should": ("product", "positive", 4),
+    "The crumbs are a feature": ("product", "mixed", 3),
+    "smoothies on Tuesday": ("delivery", "positive", 5),
+    "Third message": ("service", "negative", 1),
+    "Cheaper elsewhere": ("price", "mixed", 3),
+    "before the first tea": ("product", "positive", 4),
+    "still going after a year": ("price", "positive", 5),
+    "over the fence": ("delivery", "negative", 2),
+}
+# Where the large model is of another opinion: it hears irony.
+_LARGE_REVIEWS = {
+    "Forty euros": ("product", "negative", 1),
+    "does what it should": ("product", "mixed", 3),
+    "The crumbs are a feature": ("product", "negative", 2),
+    "before the first tea": ("product", "negative", 1),
+}
+_LETTERS = {
+    "order 1004 again": """\
+{"order": 1004, "items": [
+  {"product": "toaster", "quantity": 1, "wants": "refund"},
+  {"product": "glass", "quantity": 2, "wants": "replacement"}
+]}
+""",
+    "my money back": """\
+{"order": 1013, "items": [{"product": "milk frother", "quantity": 1, "wants": "refund"}]}
+""",
+    "what does it cost": """\
+{"order": null, "items": [{"product": "filter", "quantity": 3, "wants": "information"}]}
+""",
+    "nothing to complain about": '{"order": null, "items": []}',
+}
 _UNKNOWN = (
     "I am the demo model: a script, not a language model, and this prompt is not in it. "
     "Set OPENAI_API_KEY or OPENAI_BASE_URL and run the notebook again to ask a real one."
@@ -128,18 +170,28 @@ def use_demo_model() -> None:
         print("Live: the answers come from a real server.")
         return
     if not replays and _server is None:
-        _server = ScriptedServer(_answers(), default=_paced(_UNKNOWN), models=[MODEL])
+        models = {MODEL: _rows(_REVIEWS), LARGE_MODEL: _rows(_REVIEWS | _LARGE_REVIEWS)}
+        _server = ScriptedServer(_answers(), default=_paced(_UNKNOWN), models=models)
         _server.start()
     if _server:
         # By a name of its own: the port is another one in each kernel, the answers are the same.
         session.routes[URL] = _server.url
     settings.base_url, settings.model = URL, MODEL
-    settings.prices = {**settings.prices, MODEL: PRICE}
+    settings.prices = {**settings.prices, **PRICES}
     print("No key: the answers come from the demo model, a script. Its prices are gpt-5-mini's.")
 
 
 def _answers() -> dict[str, str | Reply]:
-    return {words: _paced(answer) for words, answer in _ANSWERS.items()}
+    letters = {words: Reply(answer, delay=SECONDS_A_ROW) for words, answer in _LETTERS.items()}
+    return {**{words: _paced(answer) for words, answer in _ANSWERS.items()}, **letters}
+
+
+def _rows(reviews: Mapping[str, tuple[str, str, int]]) -> dict[str, str | Reply]:
+    names = ("topic", "mood", "stars")
+    return {
+        words: Reply(json.dumps(dict(zip(names, said, strict=True))), delay=SECONDS_A_ROW)
+        for words, said in reviews.items()
+    }
 
 
 def _paced(text: str) -> Reply:
