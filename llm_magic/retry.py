@@ -32,11 +32,13 @@ async def persist(
         LLMError: Of the last request.
     """
     try:
-        return await listen()
+        await listen()
     except ProviderError as error:
         if not _may_help(error):
             raise
         first = [error]
+    else:
+        return
 
     async def again() -> None:
         # The failure that is there already is tenacity's first attempt. A call that succeeds at

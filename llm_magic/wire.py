@@ -116,6 +116,7 @@ class OpenAIWire:
             return [Sent(body, answer.headers), *whole_events(answer.body)]
         except BadStream as error:
             fault = self._unreadable(error)
+            del answer
         raise fault
 
     async def stream(self, request: Request) -> AsyncGenerator[Event]:
@@ -223,6 +224,8 @@ class OpenAIWire:
             if answer.status < 400:
                 return answer
             ours = self._refused(answer.status, _parsed(answer.body), answer.headers, model)
+            # A server may send the key back, and some tracebacks show what a function holds.
+            del answer
         raise ours
 
     def _rung(self, request: Request) -> Rung:
@@ -265,8 +268,10 @@ class OpenAIWire:
         try:
             return await sending
         except openai.APIStatusError as error:
-            body = error.body or error.response.text
-            ours = self._refused(error.status_code, body, error.response.headers, model)
+            answer = error.response
+            ours = self._refused(
+                answer.status_code, error.body or answer.text, answer.headers, model
+            )
         except openai.APIConnectionError as error:
             ours = self._unreachable(scrub(_root(error), self._key))
         except openai.OpenAIError as error:

