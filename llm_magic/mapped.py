@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from llm_magic.errors import Interrupted, PromptError, RowsWarning
 from llm_magic.job import Job
 from llm_magic.outcome import Outcome
-from llm_magic.progress import Plan, ProgressView, Summary, duration
+from llm_magic.progress import Plan, ProgressView, Summary, duration, row_count
 from llm_magic.rows import GRACE, Run
 from llm_magic.session import Session
 from llm_magic.types import Response, Usage
@@ -109,7 +109,7 @@ class Totals:
         ]
         told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
         cost = "free" if self.cost == 0 else usd(self.cost)
-        head = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
+        head = row_count(self.rows)
         return f"{head}{': ' if told else ''}{told} · {cost} · {duration(self.seconds)}"
 
     def __repr__(self) -> str:
@@ -228,7 +228,6 @@ def _summary(totals: Totals, outcome: Outcome) -> Summary:
             (fault.message, len(fault.rows), tuple(heapq.nsmallest(_NAMED, fault.rows)))
             for fault in outcome.faults
         ),
-        totals.message,
         *outcome.shown(),
     )
 

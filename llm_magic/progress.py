@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -12,7 +13,9 @@ from llm_magic.units import usd
 
 PREVIEW_ROWS = 5
 """So many of the first rows are shown."""
-_MINUTE, _HOUR = 60, 3600
+NO_CAP = "no cap on the answers"
+"""Said instead of what it can come to."""
+_TEN, _MINUTE, _HOUR = 10, 60, 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Standing:
     def line(self) -> str:
         """All of it in one line, what matters most first: the end may be cut off on screen."""
         parts = [
-            f"{self.done:,} rows" if self.total is None else f"{self.done:,} of {self.total:,}",
+            row_count(self.done) if self.total is None else f"{self.done:,} of {self.total:,}",
             _count(self.failed, "failed"),
             self.notice or self._time(),
             self.money(),
@@ -92,7 +95,7 @@ class Standing:
         if not self.cost and not self.budget:
             return "free" if self.asked else ""
         allowed = f" of {usd(self.budget)}" if self.budget is not None else ""
-        more = self.projected is not None and self.done != self.total
+        more = self.projected and self.done != self.total
         return f"{usd(self.cost)}{allowed}" + (
             f", about {usd(self.projected)} in all" if more else ""
         )
@@ -100,13 +103,14 @@ class Standing:
     def _time(self) -> str:
         if self.left is None or self.done == self.total:
             return duration(self.seconds)
-        return f"{duration(self.left)} left"
+        # Never none: it is not over.
+        return f"{duration(max(1, math.ceil(self.left)))} left"
 
     def _rate(self) -> str:
         if not self.per_second:
             return ""
-        rate = f"{self.per_second:,.{0 if self.per_second >= 10 else 1}f} rows/s"
-        return rate + (f" (limit {self.limit:,g}/s)" if self.limit else "")
+        rate = f"{_rate(self.per_second)} rows/s"
+        return rate + (f" (limit {_rate(self.limit)}/s)" if self.limit else "")
 
 
 @dataclass(frozen=True)
@@ -152,16 +156,18 @@ class Plan:
 
     def line(self) -> str:
         """One line: the rows, and what they would come to."""
-        parts = [self.model, "rows not counted" if self.rows is None else f"{self.rows:,} rows"]
-        if self.to_ask is not None:
-            parts += [
-                f"{self.counted(count)} {what}"
-                for count, what in ((self.equal, "equal"), (self.cached, "cached"))
-                if count
-            ]
-            # Where none is left out, it says nothing new.
-            parts += [f"{self.counted(self.to_ask)} to ask"] * (self.to_ask != self.rows)
-        if self.expected is not None:
+        if self.rows is None or self.to_ask is None:
+            return " · ".join(filter(None, [self.model, "rows not counted"]))
+        parts = [self.model, row_count(self.rows)]
+        parts += [
+            f"{self.counted(count)} {what}"
+            for count, what in ((self.equal, "equal"), (self.cached, "cached"))
+            if count
+        ]
+        # Where none is left out, it says nothing new.
+        if self.to_ask != self.rows:
+            parts.append(f"{self.counted(self.to_ask)} to ask")
+        if self.expected:
             parts.append(f"expected {usd(self.expected)}")
         return " · ".join(filter(None, [*parts, self._at_most(), self.short()]))
 
@@ -172,7 +178,7 @@ class Plan:
             return f"at most {usd(self.worst)}"
         if self.worst_tokens is not None:
             return f"at most {self.worst_tokens:,} tokens, {usd(None)}"
-        return usd(None)
+        return NO_CAP
 
     def short(self) -> str:
         """That the budget is not enough, where it is to be expected; else empty."""
@@ -187,19 +193,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a run.
+    """What came of a run. Why it is not whole is said by the error or the warning that follows.
 
     Attributes:
         headline: One line: rows, where their answers came from, cost, time.
         errors: Each message once, how many rows have it, and the numbers of the first of them.
-        message: Why it is not whole, and what to do; empty when it is.
         names: Columns of the rows below.
         rows: The first rows, as short texts.
     """
 
     headline: str
     errors: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
-    message: str = ""
     names: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
 
@@ -224,13 +228,24 @@ class ProgressView(Protocol):
 
 
 def duration(seconds: float) -> str:
-    """A time that something takes: ``38 s``, ``4 min 10 s``, ``1 h 5 min``."""
+    """A time that something takes: ``0.4 s``, ``38 s``, ``4 min 10 s``, ``1 h 5 min``."""
     whole = round(seconds)
+    if whole < _TEN:
+        return f"{round(seconds, 1):g} s"
     if whole < _MINUTE:
         return f"{whole} s"
     if whole < _HOUR:
         return f"{whole // _MINUTE} min {whole % _MINUTE} s"
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+
+
+def row_count(count: int) -> str:
+    """``1 row``, ``50,000 rows``."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _rate(a_second: float) -> str:
+    return f"{a_second:,.0f}" if a_second >= _TEN else f"{a_second:.2g}"
 
 
 def _count(count: int, what: str) -> str:

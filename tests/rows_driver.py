@@ -1,16 +1,11 @@
-"""A run over rows as its views see one: a thread that counts, and a cell that draws."""
+"""A run over rows as its views see one: how it stands, and what came of it."""
 
 from __future__ import annotations
 
-import threading
-import time
-from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 from llm_magic.progress import Plan, ProgressView, Standing, Summary
 from llm_magic.types import Usage
-from llm_magic.views.base import wait
 
 NAMES = ("text", "sentiment", "stars")
 ROWS = (
@@ -65,12 +60,10 @@ def standing(done: int, total: int | None = 50_000, *, seconds: float = 0.0) -> 
 
 def summary(last: Standing) -> Summary:
     """What came of it."""
-    whole = last.done == last.total
     return Summary(
         f"{last.done:,} rows: {last.asked:,} asked, {last.cached:,} cached, {last.equal} equal, "
         f"{last.failed} failed · $0.83 · 38 s",
         ERRORS if last.failed else (),
-        "" if whole else f"stopped at {last.done:,} of {last.total:,}; run the cell again to go on",
         last.names,
         last.rows,
     )
@@ -83,56 +76,3 @@ def play(view: ProgressView, *dones: int, total: int | None = 50_000, plan: Plan
         view.draw(standing(done, total))
     last = standing(dones[-1], total)
     view.finish(last, summary(last))
-
-
-class Run:
-    """Counts rows on a thread of its own, and draws them on the caller's.
-
-    Args:
-        view: Where it is drawn.
-        total: How many rows.
-        rate: Rows a second.
-    """
-
-    def __init__(self, view: ProgressView, total: int, rate: float) -> None:
-        self._view = view
-        self._now = Standing(total)
-        self._rate = rate
-        self._over, self._halted = threading.Event(), threading.Event()
-
-    def through(self) -> Any:
-        """Draws until all rows are done, or somebody stops it."""
-        began = time.monotonic()
-        counting = threading.Thread(target=self._count, args=(began,))
-        self._view.start("gpt-5-mini", PLAN, self._stop)
-        counting.start()
-        try:
-            while not self._over.is_set():
-                wait(self._over, self._view.draw(self._now))
-        finally:
-            self._over.set()
-            counting.join()
-            self._view.finish(self._now, summary(self._now))
-        if self._halted.is_set():
-            raise KeyboardInterrupt
-
-    def _stop(self) -> None:
-        self._halted.set()
-        self._over.set()
-
-    def _count(self, began: float) -> None:
-        total = self._now.total or 0
-        while self._now.done < total and not self._over.wait(0.02):
-            seconds = time.monotonic() - began
-            now = standing(min(total, int(seconds * self._rate)), total, seconds=seconds)
-            self._now = replace(now, per_second=self._rate, left=(total - now.done) / self._rate)
-        self._over.set()
-
-
-def run(total: int, rate: float, **how: Any) -> None:
-    """A run in this shell, as a cell has it."""
-    from IPython.core.getipython import get_ipython
-
-    from llm_magic.views.progress import choose_progress
-
-    Run(choose_progress(get_ipython(), **how), total, rate).through()

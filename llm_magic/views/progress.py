@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,16 @@ def choose_progress(
         live: Draw while it goes on, where the front end can.
         widgets: Use a widget where the front end runs it.
     """
-    if quiet or shell is None:
+    if quiet:
         return SilentProgress()
     if not hasattr(shell, "kernel"):
         from llm_magic.views.terminal_progress import TerminalProgress
 
-        return TerminalProgress(live=live)
+        if shell is not None:
+            return TerminalProgress(live=live)
+        # A script's own output is the script's.
+        seen = live and sys.stderr is not None and sys.stderr.isatty()
+        return TerminalProgress(to=sys.stderr) if seen else SilentProgress()
     if not (live and watched(shell)):
         return HeadlessProgress()
     return LiveProgress() if widgets and runs_widgets(shell) else PlainProgress()
@@ -54,7 +59,7 @@ def plan_report(plan: Plan) -> PlanReport:
 
 
 class SilentProgress:
-    """Draws nothing: for ``--quiet`` and the Python API."""
+    """Draws nothing: for ``--quiet``, and for scripts that nobody watches."""
 
     def start(self, label: str, plan: Plan | None, stop: Callable[[], None]) -> None:
         """Nothing."""

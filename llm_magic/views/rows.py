@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_magic import plain
-from llm_magic.progress import PREVIEW_ROWS, Plan, Standing, Summary
+from llm_magic.progress import NO_CAP, PREVIEW_ROWS, Plan, Standing, Summary
 from llm_magic.units import usd
 from llm_magic.views.render import escaped, line_html, status_html
 from llm_magic.views.tables import Table
 
-_LONGEST_CELL, _LONGEST_ERROR, _LONGEST_PROMPT = 60, 160, 2_000
+_SHORTEST_CELL, _LONGEST_CELL, _LONGEST_ERROR, _LONGEST_PROMPT = 8, 60, 160, 2_000
 _MOST_ERRORS, _MOST_NUMBERS = 10, 5
 # JupyterLab's blue and the colour of its lines, which follow the theme; grey where there are none.
 _DONE, _REST = "var(--jp-brand-color1, #1976d2)", "var(--jp-border-color1, #bdbdbd)"
@@ -69,13 +69,22 @@ def first_rows(
         room: So many lines in all, those that are to come as dots: the table does not grow.
         width: Characters that a line should not be wider than.
     """
-    longest = max(8, width // len(names) - 2) if width and names else _LONGEST_CELL
-    longest = min(longest, _LONGEST_CELL)
+    texts = [[plain.label(each).strip() for each in line] for line in (names, *rows)]
+    longest = _LONGEST_CELL if width is None else _share(texts, width)
     # A blank in front would set the column to the right.
-    columns = tuple(_cut(plain.label(name).strip(), longest) for name in names)
-    cells = [tuple(_cut(plain.label(cell), longest) for cell in row) for row in rows]
+    columns, *cells = (tuple(_cut(each, longest) for each in line) for line in texts)
     waiting = [("…", *[""] * (len(columns) - 1))] * ((room or 0) - len(cells))
     return Table(columns, [*cells, *waiting] if columns else [])
+
+
+def _share(texts: Sequence[Sequence[str]], width: int) -> int:
+    """How wide a column may be so that all fit; narrow ones leave their room to the others."""
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    room = width - 2 * (len(widths) - 1)
+    for longest in range(_LONGEST_CELL, _SHORTEST_CELL, -1):
+        if sum(min(each, longest) for each in widths) <= room:
+            return longest
+    return _SHORTEST_CELL
 
 
 def growing_rows(standing: Standing) -> str:
@@ -104,27 +113,27 @@ def errors_table(errors: Sequence[tuple[str, int, tuple[int, ...]]]) -> Table:
 
 
 def saved_rows(summary: Summary, plan: Plan | None = None) -> dict[str, Any]:
-    """The bundle that is saved: headline, why it is not whole, first rows, errors."""
+    """The bundle that is saved: headline, plan, first rows, errors."""
     # In the order in which the same stand in the live form, so that nothing moves at the end.
-    message = f"<p>{escaped(summary.message)}</p>" if summary.message else ""
-    rows, errors = first_rows(summary.names, summary.rows), errors_table(summary.errors)
-    tables = "".join(each._repr_html_() for each in (rows, errors) if each.rows)
-    html = status_html(summary.headline) + message + plan_html(plan) + tables
+    html = status_html(summary.headline) + plan_html(plan)
+    html += "".join(each._repr_html_() for each in _tables(summary))
     text = f"{plain.lines(summary.headline)}\n{rows_text(summary)}"
     return {"text/plain": text.rstrip(), "text/html": html}
 
 
 def rows_text(summary: Summary, width: int | None = None) -> str:
-    """The same as plain text, without the headline.
+    """The tables as plain text.
 
     Args:
         summary: What came of the run.
         width: Characters that a line of the first rows should not be wider than.
     """
-    message = [f"{plain.lines(summary.message)}\n"] if summary.message else []
-    rows = first_rows(summary.names, summary.rows, width=width)
-    tables = [f"\n{each!r}\n" for each in (rows, errors_table(summary.errors)) if each.rows]
-    return "".join([*message, *tables])
+    return "".join(f"\n{each!r}\n" for each in _tables(summary, width))
+
+
+def _tables(summary: Summary, width: int | None = None) -> list[Table]:
+    tables = first_rows(summary.names, summary.rows, width=width), errors_table(summary.errors)
+    return [table for table in tables if table.rows]
 
 
 @dataclass(frozen=True)
@@ -154,25 +163,40 @@ class PlanReport:
 
     def _table(self) -> Table:
         plan = self.plan
-        rows = [
-            ("model", plan.model),
-            ("rows", "not counted" if plan.rows is None else f"{plan.rows:,}"),
-            ("equal to an earlier row", plan.counted(plan.equal)),
-            ("in the cache", plan.counted(plan.cached)),
-        ]
-        if plan.to_ask is not None:
-            rows.append(("to ask", plan.counted(plan.to_ask)))
-        if plan.expected is not None:
-            source = f" (from {plan.expected_from})" if plan.expected_from else ""
-            rows.append(("expected", usd(plan.expected) + source))
-        rows.append(("at most", "free" if plan.worst == 0 else usd(plan.worst)))
-        if plan.worst_tokens is not None:
-            rows[-1] = (rows[-1][0], f"{rows[-1][1]} ({plan.worst_tokens:,} tokens)")
+        if plan.to_ask is None:
+            # Nobody has looked at them: they are there once.
+            rows = [("model", plan.model), ("rows", "not counted")]
+        else:
+            rows = [
+                ("model", plan.model),
+                ("rows", f"{plan.rows:,}"),
+                ("equal to an earlier row", plan.counted(plan.equal)),
+                ("in the cache", plan.counted(plan.cached)),
+                ("to ask", plan.counted(plan.to_ask)),
+                ("expected", self._expected()),
+                ("at most", self._at_most()),
+            ]
         if plan.budget is not None:
             rows.append(("limit of this run", usd(plan.budget)))
         known = [(name, value) for name, value in rows if value]
         warned = f"{plan.short()[0].upper()}{plan.short()[1:]}.\n" if plan.short() else ""
         return Table(("", " "), known, note=f"{warned}Nothing was sent.")
+
+    def _expected(self) -> str:
+        plan = self.plan
+        if plan.expected is None:
+            return ""
+        source = f" (from {plan.expected_from})" if plan.expected_from else ""
+        return usd(plan.expected) + source
+
+    def _at_most(self) -> str:
+        plan = self.plan
+        if plan.worst == 0:
+            return "free"
+        if plan.worst is None and plan.worst_tokens is None:
+            return f"{NO_CAP}; --max-tokens sets one"
+        tokens = f" ({plan.worst_tokens:,} tokens)" if plan.worst_tokens is not None else ""
+        return usd(plan.worst) + tokens
 
 
 def _cut(text: str, longest: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llm_magic.plain import lines, without_controls
 from llm_magic.views.base import REDRAWS_PER_SECOND, News
@@ -63,16 +63,22 @@ class TerminalView:
             write(without_controls(words))
 
 
-def write(text: str) -> None:
-    """Prints as it is, with question marks for what the terminal cannot show."""
+def write(text: str, to: TextIO | None = None) -> None:
+    """Prints as it is, with question marks for what the terminal cannot show.
+
+    Args:
+        text: What is printed.
+        to: Where; None is ``sys.stdout``.
+    """
+    to = to or sys.stdout
     try:
-        print(text, end="", flush=True)
+        print(text, end="", flush=True, file=to)
     except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+        encoding = to.encoding or "ascii"
+        print(text.encode(encoding, "replace").decode(encoding), end="", flush=True, file=to)
 
 
-def faint(line: str) -> str:
+def faint(line: str, to: TextIO | None = None) -> str:
     """A line in the terminal's faint style, or plain where it is piped."""
     line = lines(line)
-    return f"\x1b[2m{line}\x1b[0m" if sys.stdout.isatty() else line
+    return f"\x1b[2m{line}\x1b[0m" if (to or sys.stdout).isatty() else line

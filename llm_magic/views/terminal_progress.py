@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
 from llm_magic import plain
 from llm_magic.progress import Plan, Standing, Summary
@@ -14,17 +16,24 @@ from llm_magic.views.rows import rows_text
 from llm_magic.views.terminal import faint, write
 
 _PAUSE = 0.25
+# tqdm's own line, but for the time that is left: it expects the rows that were only found again.
+_LINE = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+    "[{elapsed}<{left}, {rate_noinv_fmt}{postfix}]"
+)
 
 
 class TerminalProgress:
-    """A bar on ``sys.stderr``, and the rest on ``sys.stdout``.
+    """A bar on ``sys.stderr``, and then what came of it.
 
     Args:
         live: Draw the bar; else only what came of it.
+        to: Where the rest is printed, but for the first rows; None is all of it on ``sys.stdout``.
     """
 
-    def __init__(self, *, live: bool = True) -> None:
+    def __init__(self, *, live: bool = True, to: TextIO | None = None) -> None:
         self._live = live
+        self._to = to
         self._bar: Any = None
         self._label = ""
 
@@ -32,7 +41,7 @@ class TerminalProgress:
         """Prints what it would come to."""
         self._label = plain.label(label)
         if plan and self._live:
-            write(faint(plan.line()) + "\n")
+            write(faint(plan.line(), self._to) + "\n", self._to)
 
     def draw(self, standing: Standing) -> float:
         """Moves the bar."""
@@ -44,6 +53,8 @@ class TerminalProgress:
                     total=standing.total,
                     desc=self._label,
                     unit=" rows",
+                    unit_scale=False,
+                    bar_format=_LINE if standing.total else None,
                     leave=False,
                     disable=None,
                     dynamic_ncols=True,
@@ -56,8 +67,11 @@ class TerminalProgress:
         """Takes the bar away, and prints what came of the run."""
         if self._bar is not None:
             self._bar.close()
-        write(f"{faint(summary.headline)}\n")
-        write(rows_text(summary, shutil.get_terminal_size().columns))
+        write(f"{faint(summary.headline, self._to)}\n", self._to)
+        if self._to is not None:
+            # A script goes on with the rows itself.
+            summary = replace(summary, names=(), rows=())
+        write(rows_text(summary, shutil.get_terminal_size().columns), self._to)
 
 
 @lru_cache(maxsize=1)
@@ -85,9 +99,11 @@ def _bar_class() -> type[Any]:
         @property
         def format_dict(self) -> Any:
             """What tqdm puts into its line."""
-            found = super().format_dict
-            if self.standing and self.standing.per_second:
-                found["rate"] = self.standing.per_second
+            found, standing = super().format_dict, self.standing
+            left = None if standing is None else standing.left
+            found["left"] = "?" if left is None else self.format_interval(math.ceil(left))
+            if standing and standing.per_second:
+                found["rate"] = standing.per_second
             return found
 
     return Bar
