@@ -14,8 +14,8 @@ class Kind:
 
     Attributes:
         name: ``Int64``, ``boolean``, ``Float64``, ``string``, ``category``, ``datetime``, ``date``,
-            ``time``, ``timedelta``, ``decimal``, ``uuid``; ``list``, ``struct``, ``map`` where the
-            kinds inside are known; ``object`` for all else.
+            ``time``, ``timedelta``, ``decimal``, ``bytes``, ``url``, ``uuid``; ``list``, ``struct``,
+            ``map`` where the kinds inside are known; ``object`` for all else.
         choices: The only values that there are, plain, in the type's order; empty where it has no
             such list.
         parts: The fields of a struct by name; the one part of a list or map.
@@ -53,7 +53,7 @@ def of_choices(values: Iterable[Any]) -> Kind:
         if each is not None and not any(same(each, other) for other in choices):
             choices.append(each)
     types = {type(each) for each in choices}
-    names = {str: "category", int: "Int64", bool: "boolean"}
+    names = {str: "category", int: "Int64", bool: "boolean", float: "Float64"}
     name = names.get(types.pop(), "object") if len(types) == 1 else "object"
     if name == "Int64" and not all(-(2**63) <= each < 2**63 for each in choices):
         name = "object"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.kinds import OBJECT, Kind, same
@@ -131,19 +130,22 @@ class Column:
         name = self.kind.name
         if self.kind.choices:
             return self._code(value)
+        # By the very type: an IntEnum's member or a text with methods of its own would be lost.
+        kind = type(value)
         if name == "Int64":
-            if isinstance(value, int) and type(value) is not bool and -(2**63) <= value < 2**63:
+            if kind is int and -(2**63) <= value < 2**63:
                 return value
         elif name == "Float64":
-            if isinstance(value, float | int | Decimal) and type(value) is not bool:
-                return _float(value)
+            # What a validator has rounded, where no digit of it would be lost.
+            if kind is float or (kind is int and abs(value) <= 2**53):
+                return float(value)
         elif name == "boolean":
-            if type(value) is bool:
+            if kind is bool:
                 return value
         elif name != "string":
             return value
         elif isinstance(value, str) and not isinstance(value, enum.Enum):
-            return self._text(value)
+            return self._text(value) if kind is str else value
         raise _Misfit
 
     def _code(self, value: Any) -> int:
@@ -243,13 +245,6 @@ def _empty(kind: Kind) -> _Data:
     if typecode is not None:
         return array(typecode)
     return bytearray() if kind.name == "boolean" else []
-
-
-def _float(value: float | Decimal) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise _Misfit from None
 
 
 def _plain(value: Any) -> Any:

@@ -115,7 +115,7 @@ def _inside(kind: Kind, facts: Facts) -> Callable[[Any], Any] | None:
         return lambda value: text(plain(value))
     if kind.choices:
         return plain
-    if kind.name == "uuid":
+    if kind.name in ("url", "uuid"):
         return str
     if kind.name == "decimal":
         unit, context = Decimal(1).scaleb(-facts.scale), Context(prec=DIGITS)

@@ -17,7 +17,9 @@ _NAMES = {
     "bool": "boolean",
     "float": "Float64",
     "str": "string",
-    **{each: each for each in ("datetime", "date", "time", "timedelta", "decimal", "uuid")},
+    "multi-host-url": "url",
+    **{each: each for each in ("datetime", "date", "time", "timedelta")},
+    **{each: each for each in ("bytes", "decimal", "url", "uuid")},
 }
 # What says more about a value without changing what it is. A validator may still change it: then
 # its column holds objects from that value on.
@@ -39,9 +41,19 @@ class _Reader:
 
     def __init__(self) -> None:
         self._definitions: dict[str, Mapping[str, Any]] = {}
-        self._inside: set[str] = set()
+        self._known: dict[str, Kind] = {}
 
     def kind(self, node: Mapping[str, Any]) -> Kind:
+        name = node.get("ref")
+        if name is None:
+            return self._kind(node)
+        if name not in self._known:
+            # A type that holds itself has no end, and no library a column for it.
+            self._known[name] = OBJECT
+            self._known[name] = self._kind(node)
+        return self._known[name]
+
+    def _kind(self, node: Mapping[str, Any]) -> Kind:
         told = str(node["type"])
         if told in _AROUND:
             return self.kind(node["schema"])
@@ -53,6 +65,8 @@ class _Reader:
             return self._held(node)
         if told in ("model", "dataclass", "call") or told in _FIELDS:
             return self._struct(node)
+        if told == "union":
+            return self._union(node)
         if told in ("json-or-python", "lax-or-strict"):
             return self._either(node)
         if told not in _NAMES:
@@ -64,14 +78,8 @@ class _Reader:
         if node["type"] == "definitions":
             self._definitions |= {each["ref"]: each for each in node["definitions"]}
             return self.kind(node["schema"])
-        name = str(node["schema_ref"])
-        # A type that holds itself has no end, and no library a column for it.
-        if name in self._inside or name not in self._definitions:
-            return OBJECT
-        self._inside.add(name)
-        found = self.kind(self._definitions[name])
-        self._inside.discard(name)
-        return found
+        found = self._definitions.get(node["schema_ref"])
+        return OBJECT if found is None else self.kind(found)
 
     def _held(self, node: Mapping[str, Any]) -> Kind:
         if node["type"] == "dict":
@@ -83,16 +91,6 @@ class _Reader:
         return Kind("list", parts=(("item", held.pop()),)) if len(held) == 1 else OBJECT
 
     def _struct(self, node: Mapping[str, Any]) -> Kind:
-        name = node.get("ref")
-        if name in self._inside:
-            return OBJECT
-        if name:
-            self._inside.add(name)
-        found = self._fields(node)
-        self._inside.discard(str(name))
-        return found
-
-    def _fields(self, node: Mapping[str, Any]) -> Kind:
         if node.get("root_model"):
             return Kind("struct", parts=(("root", self.kind(node["schema"])),), root=True)
         # What stands around the fields: the class, its validators.
@@ -105,9 +103,17 @@ class _Reader:
             return OBJECT
         fields = node.get("fields") or node.get("arguments_schema") or {}
         pairs = fields.items() if isinstance(fields, Mapping) else ((f["name"], f) for f in fields)
-        return Kind(
-            "struct", parts=tuple((name, self.kind(each["schema"])) for name, each in pairs)
-        )
+        # An InitVar is told to a dataclass, and is gone then.
+        kept = ((name, each) for name, each in pairs if not each.get("init_only"))
+        return Kind("struct", parts=tuple((name, self.kind(each["schema"])) for name, each in kept))
+
+    def _union(self, node: Mapping[str, Any]) -> Kind:
+        """What all branches are, or the choices that they offer together."""
+        told = (each[0] if isinstance(each, tuple) else each for each in node["choices"])
+        kinds = [self.kind(each) for each in told]
+        if all(each.choices for each in kinds):
+            return of_choices(choice for each in kinds for choice in each.choices)
+        return kinds[0] if len(set(kinds)) == 1 else OBJECT
 
     def _either(self, node: Mapping[str, Any]) -> Kind:
         """A list or a dict by another name stays one; a Path is no text, though read from one."""
