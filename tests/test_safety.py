@@ -4,6 +4,8 @@ import dataclasses
 import html
 import json
 import re
+from dataclasses import replace
+from decimal import Decimal
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from IPython.core.displaypub import CapturingDisplayPublisher
 from markdown_it import MarkdownIt
 
 from llm_magic import errors, plain
+from llm_magic.progress import Plan, Standing, Summary
 from llm_magic.structured import Schema, schema_for
 from llm_magic.testing import Reply, ScriptedServer
 from llm_magic.types import Response, Usage
@@ -24,6 +27,13 @@ from llm_magic.views.growing import GrowingMarkdown, GrowingValue, value_html
 from llm_magic.views.maths import acts
 from llm_magic.views.notebook import NotebookView, display_report, saved_form
 from llm_magic.views.render import markdown_html, status_html, thoughts_html
+from llm_magic.views.rows import (
+    PlanReport,
+    growing_rows,
+    plan_html,
+    saved_rows,
+    standing_html,
+)
 from llm_magic.views.tables import Table
 from tests.conftest import Kernel, Terminal
 from tests.hostile import DEEP, documents, payloads
@@ -33,6 +43,7 @@ EACH = pytest.mark.parametrize("text", PAYLOADS.values(), ids=PAYLOADS)
 
 # What we emit, and no more. Only these tags and, for each, these attributes.
 _PLAIN = "h1 h2 h3 h4 h5 h6 em strong s br hr ul li blockquote table thead tbody small div"
+BAR = {"aria-label", "aria-valuemin", "aria-valuemax", "aria-valuenow"}
 ATTRIBUTES: dict[str, set[str]] = {
     **{tag: set() for tag in _PLAIN.split()},
     "details": set(),
@@ -42,7 +53,7 @@ ATTRIBUTES: dict[str, set[str]] = {
     "ol": {"start"},
     "a": {"href", "title", "rel", "target"},
     "code": {"class"},
-    "span": {"class", "style", "dir"},
+    "span": {"class", "style", "dir", "role", *BAR},
     "tr": {"style"},
     "th": {"style"},
     "td": {"style", "colspan"},
@@ -57,7 +68,13 @@ VALUES: dict[tuple[str, str], str] = {
     ("pre", "style"): r"white-space: pre-wrap"
     r"|(--[a-z]:var\(--jp-mirror-editor-[a-z]+-color, #[0-9a-f]{3,6}\)(;(?=-)|$))+",
     ("td", "colspan"): r"\d+",
-    ("span", "style"): r"color:var\(--[a-z]\)",
+    ("span", "style"): r"color:var\(--[a-z]\)"
+    r"|display: inline-block; vertical-align: middle; width: 9em; height: 5px; border-radius: 3px; "
+    r"margin-right: 0\.8em; background: linear-gradient\(to right, "
+    r"var\(--jp-brand-color1, #1976d2\) [\d.]+%, var\(--jp-border-color1, #bdbdbd\) [\d.]+%\)",
+    ("span", "role"): "progressbar",
+    ("span", "aria-label"): "rows done",
+    **{("span", f"aria-value{name}"): r"[\d.]+" for name in ("min", "max", "now")},
     ("span", "class"): "tex2jax_ignore mathjax_ignore",
     ("span", "dir"): "auto",
     ("code", "class"): r"language-[A-Za-z0-9+#._-]{1,40}",
@@ -173,6 +190,8 @@ def words(source: str) -> str:
         "<p data-commandlinker-command=x>a</p>",
         "<p style='position:fixed'>a</p>",
         "<td style='text-align:left;position:fixed'>a</td>",
+        "<span role=button>a</span>",
+        "<span aria-label='pay here'>a</span>",
         "<span style='color: var(--jp-mirror-editor-x-color, url(x))'>a</span>",
         "<span class='tex2jax_ignore mathjax_ignore jp-x'>a</span>",
         "<code class='language-a b'>a</code>",
@@ -296,6 +315,24 @@ def test_in_a_table(text: str) -> None:
     table = Table((text, " used"), [(text, text), (text, "2")], title=text, note=text, total=True)
 
     assert faults(table._repr_html_()) == []
+
+
+@EACH
+def test_in_a_run_over_rows(text: str) -> None:
+    """As a model's name, a column, a cell, an error, a notice, a prompt."""
+    shown = {"names": (text, text), "rows": ((text, text), ("", text))}
+    standing = Standing(9, done=2, notice=text, problem=text, **shown)
+    plan = Plan(9, looked_at=9, model=text, prompts=(text, text), expected_from=text)
+    summary = Summary(text, ((text, 2, (1, 2)),) * 12, **shown)
+    pieces = [
+        standing_html(standing),
+        plan_html(plan),
+        growing_rows(standing),
+        saved_rows(summary, plan)["text/html"],
+        PlanReport(replace(plan, expected=Decimal(1)))._repr_html_(),
+    ]
+
+    assert [faults(each) for each in pieces] == [[]] * len(pieces)
 
 
 class Shell:
