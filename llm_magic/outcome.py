@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from array import array
+from bisect import insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,8 +83,8 @@ class Outcome:
         self._lately: deque[tuple[float, int, int]] = deque()
         # Done, asked and cached when the run began: more than none where rows are asked again.
         self._before = (0, 0, 0)
-        self._names: tuple[str, ...] = ()
-        self._first: list[tuple[str, ...]] = []
+        # Number, given cells and answer of the rows that are shown, by number.
+        self._first: list[tuple[int, dict[str, str], list[str]]] = []
 
     def begin(self, gate: Gate, purse: Purse, places: Sequence[int] | None) -> None:
         """A run begins; the rows that it is about, by number, are open again.
@@ -119,7 +120,7 @@ class Outcome:
             self._unpriced += response.cost is None
         self._fill(place, cached=response.cached, cost=response.cost)
         self._mark(place, _ANSWERED)
-        if row is not None and self.wants_rows:
+        if row is not None and (self.wants_rows or place < self._first[-1][0]):
             self._show(place, row)
 
     def failed(self, place: int, error: LLMError) -> None:
@@ -160,13 +161,12 @@ class Outcome:
         self._state[place] = state
 
     def _show(self, place: int, row: Mapping[str, Any]) -> None:
-        given = {name: value for name, value in row.items() if name not in self._columns.names}
-        values = [self._columns.get(place).get(name) for name in self._columns.names]
-        # One column of the input says which row it is; the longest mostly is the text.
-        shown = max(given, key=lambda name: len(str(given[name])), default=None)
-        self._names = (*([shown] if shown else []), *self._columns.names)
-        cells = [given[shown]] if shown else []
-        self._first.append(tuple(map(_short, (*cells, *values))))
+        given = {n: _short(value) for n, value in row.items() if n not in self._columns.names}
+        values = self._columns.get(place)
+        answer = [_short(values.get(name)) for name in self._columns.names]
+        # Not as they arrive: what is saved is the same each time.
+        insort(self._first, (place, given, answer), key=lambda each: each[0])
+        del self._first[SHOWN_ROWS:]
 
     def close(self, places: Sequence[int] | None) -> None:
         """The run is over: equal rows get their answers, those that were not asked are marked."""
@@ -259,6 +259,7 @@ class Outcome:
         left = None if total is None else max(0, total - done)
         to_ask = self._still_to_ask(left, asking / rate if rate else 1.0)
         gate = self._gate
+        names, rows = self.shown()
         return Standing(
             total=total,
             done=done,
@@ -277,13 +278,24 @@ class Outcome:
             limit=gate.rate if gate else None,
             notice=notice,
             problem=self._problem,
-            names=self._names,
-            rows=tuple(self._first),
+            names=names,
+            rows=rows,
         )
 
     def shown(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
         """Names and short texts of the first rows."""
-        return self._names, tuple(self._first)
+        first = self._first
+        if not first:
+            return (), ()
+        # One column of the input says which row it is; the longest mostly is the text.
+        said = {
+            name: sum(len(given.get(name, "")) for _, given, _ in first) for name in first[0][1]
+        }
+        label = [max(said, key=lambda name: said[name])] if said else []
+        rows = tuple(
+            (*(given.get(name, "") for name in label), *answer) for _, given, answer in first
+        )
+        return (*label, *self._columns.names), rows
 
     def _rates(self, now: float, done: int) -> tuple[float, float]:
         """Rows a second in the last seconds: all, and those that the server was asked."""

@@ -47,10 +47,11 @@ def outlook(session: Session, job: Job, *, most: int | None = None) -> Plan:
         PromptError: The prompt uses a name that is not there.
     """
     budget, total = job.wish.max_cost, job.total
-    shelf = replace(session.desk.shelf(job.wish), replays=False)
+    shelf = session.desk.shelf(job.wish)
     base = job.base
     if not base.model:
-        base = replace(base, model=shelf.last_model(base) or "")
+        recorded = shelf.replayed_models(base) if shelf.replays else []
+        base = replace(base, model=recorded[0] if recorded else shelf.last_model(base) or "")
     if total is None:
         return Plan(None, budget=budget, model=base.model)
     places = _spread(job.places or range(total), most)
