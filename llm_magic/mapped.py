@@ -42,10 +42,11 @@ class Mapped(NamedTuple):
     error: BaseException | None
 
 
-class Totals:
+class Totals(dict[str, Any]):
     """What a run over rows came to, and the way to ask the failed ones again.
 
     ``llm_magic.totals(results)`` has it; for a pandas frame ``results.attrs["llm_magic"]`` as well.
+    As a dict it has the same in plain numbers: what a file or a pickle of the frame has.
 
     Attributes:
         model: The model that was asked; empty for a server's only one.
@@ -75,6 +76,19 @@ class Totals:
             fault.message: list(fault.rows) for fault in outcome.faults
         }
         self.message = message
+        super().__init__(self._plain())
+
+    def _plain(self) -> dict[str, Any]:
+        """What pandas writes into a Parquet file with the frame: as JSON, or not at all."""
+        names = ("model", "rows", "asked", "cached", "equal", "failed", "not_sent", "seconds")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "cost": None if self.cost is None else float(self.cost),
+            "input_tokens": self.usage.input_tokens,
+            "output_tokens": self.usage.output_tokens,
+            "errors": {message: len(rows) for message, rows in self.errors.items()},
+            "message": self.message,
+        }
 
     def retry_failed(self) -> Any:
         """Asks the rows again that have no answer.
@@ -114,6 +128,10 @@ class Totals:
 
     def __repr__(self) -> str:
         return f"<Totals {self.headline()}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Neither the session, which has a key, nor the table goes into a pickle.
+        return dict, (dict(self),)
 
     # pandas copies the attributes of a frame with every step.
     def __copy__(self) -> Totals:
