@@ -25,6 +25,7 @@ from llm_magic.units import usd
 from llm_magic.views import uninterrupted, wait
 
 _NAMED = 5
+_BRIEF = 2
 _ATTRIBUTE = "llm_magic"
 
 
@@ -124,7 +125,9 @@ class Totals(dict[str, Any]):
         told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
         cost = "free" if self.cost == 0 else usd(self.cost)
         head = row_count(self.rows)
-        return f"{head}{': ' if told else ''}{told} · {cost} · {duration(self.seconds)}"
+        # Not of what was there already: a saved notebook then is the same each time.
+        took = f" · {duration(self.seconds)}" if self.asked or self.seconds >= _BRIEF else ""
+        return f"{head}{': ' if told else ''}{told} · {cost}{took}"
 
     def __repr__(self) -> str:
         return f"<Totals {self.headline()}>"
