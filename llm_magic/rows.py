@@ -36,6 +36,7 @@ from llm_magic.lane import Halted
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Standing
 from llm_magic.seen import Seen
+from llm_magic.turns import tidied_seldom
 from llm_magic.types import Request, Response
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Run:
         if not job.base.model:
             self.job = replace(job, base=await self._with_model(job.base))
         count = (job.at_once or MOST_AT_ONCE) + AHEAD
-        await self._all(min(count, max(1, job.total or count)))
+        with tidied_seldom():
+            await self._all(min(count, max(1, job.total or count)))
 
     async def _with_model(self, base: Request) -> Request:
         if self._call.shelf.replays:
