@@ -19,7 +19,7 @@ from typing import Any
 INTERVAL = 0.0005
 """Seconds; the switch interval meanwhile. A tenth of Python's: switches cost more below."""
 ALLOCATIONS = 50_000
-"""New objects between two looks of the garbage collector meanwhile; Python's own is 700 to 2,000."""
+"""New objects between two looks of the garbage collector meanwhile; Python has 700 to 2,000."""
 
 
 class _Meanwhile:
