@@ -14,8 +14,8 @@ class Kind:
 
     Attributes:
         name: ``Int64``, ``boolean``, ``Float64``, ``string``, ``category``, ``datetime``, ``date``,
-            ``time``, ``timedelta``, ``decimal``, ``bytes``, ``url``, ``uuid``; ``list``, ``struct``,
-            ``map`` where the kinds inside are known; ``object`` for all else.
+            ``time``, ``timedelta``, ``decimal``, ``bytes``, ``url``, ``uuid``; ``list``,
+            ``struct``, ``map`` where the kinds inside are known; ``object`` for all else.
         choices: The only values that there are, plain, in the type's order; empty where it has no
             such list.
         parts: The fields of a struct by name; the one part of a list or map.

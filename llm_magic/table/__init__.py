@@ -4,6 +4,7 @@ pandas, polars and pyarrow are imported where the user's value is one of theirs,
 was none and a frame has to be made.
 """
 
-from llm_magic.table.source import Rows, Source, source
+from llm_magic.table.items import Rows
+from llm_magic.table.source import Source, source
 
 __all__ = ["Rows", "Source", "source"]

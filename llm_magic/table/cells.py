@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 TEXT = "text"
 """The column of rows that are texts, and of a series without a name."""
+
+# What pandas and numpy have in the place of a value.
+_MISSING = ("NAType", "NaTType", "MaskedConstant")
 
 
 def cell(value: Any) -> Any:
@@ -19,7 +23,14 @@ def cell(value: Any) -> Any:
         value = (value.astype(unit) if unit else value).item()
     if isinstance(value, float):
         return None if value != value else value
-    return None if kind.__name__ in ("NAType", "NaTType") else value
+    if isinstance(value, Decimal):
+        return None if value.is_nan() else value
+    return None if kind.__name__ in _MISSING else value
+
+
+def label(name: Any) -> str:
+    """What a template calls a column, whose name may be of any kind or of several levels."""
+    return " ".join(map(str, name)).strip() if isinstance(name, tuple) else str(name)
 
 
 def unique(names: list[str]) -> list[str]:

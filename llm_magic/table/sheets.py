@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_magic.columns import Column
 from llm_magic.columns.dtypes import to_arrow, to_pandas, to_polars
-from llm_magic.table.cells import cell, unique
+from llm_magic.table.cells import cell, label, unique
 
 _BATCH = 4_096
 """Rows that are Python objects at the same time, and the bytes that they may have."""
@@ -18,8 +18,9 @@ class PandasSheet:
     """A frame of pandas, with any index and any names; what has its interface is read alike."""
 
     def __init__(self, frame: Any) -> None:
-        self._frame = frame
-        self.names = unique([str(name) for name in frame.columns])
+        # Shallow: what the user does to the frame later is not done to this one.
+        self._frame = frame.copy(deep=False)
+        self.names = unique([*map(label, frame.columns)])
 
     @property
     def count(self) -> int:
@@ -48,7 +49,7 @@ class PandasSheet:
     ) -> Any:
         """Its columns and these, or of some rows only."""
         piece = slice(count) if places is None else list(places)
-        # Shallow: its data is the user's own, and no column of it is written to.
+        # Shallow again: no column is written to.
         return beside(self._frame.iloc[piece].copy(deep=False), columns, count, places)
 
 
@@ -62,20 +63,24 @@ def beside(
             # By place: labels may be there twice.
             values.index = frame.index
         levels = frame.columns.nlevels
-        label = name if levels == 1 else (name, *[""] * (levels - 1))
-        there = [
-            number
-            for number, each in enumerate(frame.columns)
-            if isinstance(each, type(label)) and each == label
-        ]
+        there = [place for place, each in enumerate(frame.columns) if _is_named(each, name, levels)]
         if not there:
-            frame.insert(frame.shape[1], label, values)
+            whole = name if levels == 1 else (name, *[""] * (levels - 1))
+            frame.insert(frame.shape[1], whole, values)
             continue
         frame.isetitem(there[0], values)
         if there[1:]:
             keep = [each for each in range(frame.shape[1]) if each not in there[1:]]
             frame = frame.iloc[:, keep]
     return frame
+
+
+def _is_named(each: Any, name: str, levels: int) -> bool:
+    """Whether a column has a name, and none below it where names have several levels."""
+    if levels == 1:
+        return isinstance(each, str) and each == name
+    # A level of moments has NaT where we said nothing.
+    return each[0] == name and all(cell(part) in (None, "") for part in each[1:])
 
 
 class _NarwhalsSheet:
@@ -119,6 +124,8 @@ class PolarsSheet(_NarwhalsSheet):
     """A frame of polars."""
 
     def __init__(self, frame: Any) -> None:
+        # Its data is shared; columns that the user adds or replaces later are not.
+        frame = frame.clone()
         super().__init__(frame, frame, int(frame.estimated_size()))
 
     def frame(

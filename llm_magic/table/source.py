@@ -1,20 +1,18 @@
-"""Which rows a value has: frames, lists, iterators, files; and a result of its kind."""
+"""Which rows a value has: those of a frame, a list, an iterator, files; or what it is instead."""
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 from llm_magic.columns import Column
-from llm_magic.columns.dtypes import to_polars
 from llm_magic.errors import PromptError
-from llm_magic.frames import library, names_of
+from llm_magic.frames import names_of
 from llm_magic.table import files
-from llm_magic.table.cells import TEXT, cell
-from llm_magic.table.sheets import ArrowSheet, PandasSheet, PolarsSheet, beside
+from llm_magic.table.cells import TEXT
+from llm_magic.table.items import Files, Items, Stream
+from llm_magic.table.sheets import ArrowSheet, PandasSheet, PolarsSheet
 
 _GIVE = (
     "Give a data frame (pandas, polars, pyarrow), a series or list of texts, a list of dicts, or a "
@@ -63,10 +61,6 @@ class Source(Protocol):
         ...
 
 
-class Rows(list[dict[str, Any]]):
-    """The result for a list: a list of dicts that can also carry attributes."""
-
-
 def source(data: Any) -> Source:
     """The rows of what a user has.
 
@@ -79,27 +73,32 @@ def source(data: Any) -> Source:
         PromptError: It is no table, or has no rows yet.
     """
     if isinstance(data, str | os.PathLike):
-        return _Files(files.matching(data))
+        return Files(files.matching(data))
     if isinstance(data, list | tuple) and not hasattr(data, "_asdict"):
-        return _List(data)
+        return Items(data)
     family = {base.__module__.partition(".")[0] for base in type(data).__mro__}
-    if family & {"pandas", "modin"} and hasattr(data, "iloc"):
-        return PandasSheet(data.to_frame(_name(data.name)) if data.ndim == 1 else data)
+    if family & {"pandas", "modin"}:
+        return _of_pandas(data)
     if family & {"polars", "pyarrow"}:
         return _of_arrow_or_polars(data)
     if isinstance(data, Mapping | bytes | bytearray) or names_of(data) is not None:
         raise _no_table(data)
     if hasattr(data, "__next__"):
-        return _Iterator(data)
+        return Stream(data)
     if (lazy := _lazy(data)) is not None:
         raise lazy
     if not isinstance(data, Iterable) or hasattr(data, "shape"):
         raise _no_table(data)
-    return _Iterator(iter(data))
+    # A set, a deque, the values of a dict: read once, so that an answer stands beside its row.
+    return Items(data) if isinstance(data, Sized) else Stream(iter(data))
 
 
-def _name(name: Any) -> str:
-    return TEXT if name is None or name == "" else str(name)
+def _of_pandas(data: Any) -> Source:
+    if not hasattr(data, "iloc"):
+        raise _no_table(data)
+    if data.ndim == 1:
+        data = data.to_frame(TEXT if data.name is None or data.name == "" else data.name)
+    return PandasSheet(data)
 
 
 def _of_arrow_or_polars(data: Any) -> Source:
@@ -107,7 +106,7 @@ def _of_arrow_or_polars(data: Any) -> Source:
     if kind == "DataFrame":
         return PolarsSheet(data)
     if kind == "Series":
-        return PolarsSheet(data.to_frame(_name(data.name)))
+        return PolarsSheet(data.to_frame(data.name or TEXT))
     if (lazy := _lazy(data)) is not None:
         raise lazy
     # A reader and a data set of pyarrow have their rows elsewhere.
@@ -137,7 +136,7 @@ def _lazy(data: Any) -> PromptError | None:
 
 def _not_yet(data: Any, call: str) -> PromptError:
     return PromptError(
-        f"A {type(data).__name__} has no rows yet; nothing was sent.",
+        f"{_one(data)} has no rows yet; nothing was sent.",
         fix=f"Fetch them first: frame = frame.{call}",
     )
 
@@ -150,156 +149,13 @@ def _no_table(data: Any) -> PromptError:
         fix = "Make it a pandas frame first: frame = frame.to_pandas()"
     elif hasattr(data, "shape"):
         fix = "Name its columns: pd.DataFrame(array, columns=[...])"
-    what = "None" if data is None else f"A {type(data).__name__}"
+        if len(data.shape) == 1:
+            fix = "Make a list of it: values.tolist()"
+    what = "None" if data is None else _one(data)
     return PromptError(f"{what} is no table; nothing was sent.", fix=fix)
 
 
-def _row(item: Any, place: int) -> dict[str, Any]:
-    """The cells of an item: its fields, or its text.
-
-    Raises:
-        PromptError: It has neither.
-    """
-    if (item := cell(item)) is None or isinstance(item, str):
-        return {TEXT: item}
-    found = names_of(item)
-    if found is None:
-        raise PromptError(
-            f"Row {place:,} is {item!r:.80}, which has no columns; the rows from there on were not "
-            "sent.",
-            fix='Rows are dicts, texts or objects with fields: [{"n": n} for n in numbers]',
-        )
-    return found
-
-
-class _List:
-    """A list of mappings, texts or objects; the result is a list of dicts."""
-
-    def __init__(self, data: Sequence[Any]) -> None:
-        names: dict[str, None] = {}
-        for place, item in enumerate(data):
-            names |= dict.fromkeys(_row(item, place))
-        self._data = data
-        self.names = list(names)
-
-    @property
-    def count(self) -> int:
-        return len(self._data)
-
-    def rows(
-        self, places: Sequence[int] | None = None, uses: Collection[str] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        for place in range(self.count) if places is None else places:
-            row = _row(self._data[place], place)
-            yield {name: cell(row.get(name)) for name in self.names}
-
-    def frame(
-        self, columns: Mapping[str, Column], count: int, places: Sequence[int] | None = None
-    ) -> Rows:
-        numbers = range(count) if places is None else places
-        return Rows(
-            _row(self._data[each], each)
-            | {name: column.get(each) for name, column in columns.items()}
-            for each in numbers
-        )
-
-
-class _Iterator:
-    """Rows that come once and are not kept; the result is a frame of the answers alone."""
-
-    count = None
-
-    def __init__(self, data: Iterator[Any]) -> None:
-        self._data = data
-        self._first: list[dict[str, Any]] = []
-        self._names: list[str] | None = None
-        self._next = 0
-
-    @property
-    def names(self) -> list[str]:
-        """The columns of the first row, which is read for it."""
-        if self._names is None:
-            self._first = list(itertools.islice(self._read(), 1))
-            self._names = list(self._first[0]) if self._first else []
-        return self._names
-
-    def rows(
-        self, places: Sequence[int] | None = None, uses: Collection[str] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        if places is not None:
-            raise PromptError(
-                "An iterator gives its rows once and in order, and certain ones were asked for; "
-                "nothing was sent.",
-                fix="Keep the rows first: rows = list(rows)",
-            )
-        return self._rest()
-
-    def _rest(self) -> Iterator[dict[str, Any]]:
-        while self._first:
-            yield self._first.pop()
-        yield from self._read()
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        for item in self._data:
-            row = {name: cell(value) for name, value in _row(item, self._next).items()}
-            self._next += 1
-            if self._names is None:
-                self._names = list(row)
-            yield row
-
-    def frame(
-        self, columns: Mapping[str, Column], count: int, places: Sequence[int] | None = None
-    ) -> Any:
-        return _made({}, columns, count, places)
-
-
-class _Files:
-    """Files by their paths; the result is a frame of path, name and the answers."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self.names = list(files.NAMES)
-
-    @property
-    def count(self) -> int:
-        return len(self._paths)
-
-    def rows(
-        self, places: Sequence[int] | None = None, uses: Collection[str] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        for place in range(self.count) if places is None else places:
-            yield files.row(self._paths[place], files.NAMES if uses is None else uses)
-
-    def frame(
-        self, columns: Mapping[str, Column], count: int, places: Sequence[int] | None = None
-    ) -> Any:
-        paths = [self._paths[each] for each in (range(count) if places is None else places)]
-        named = {"path": paths, "name": [os.path.basename(each) for each in paths]}
-        return _made(named, columns, count, places)
-
-
-def _made(
-    first: Mapping[str, list[str]],
-    columns: Mapping[str, Column],
-    count: int,
-    places: Sequence[int] | None,
-) -> Any:
-    """A frame of the library that the notebook uses; a list of dicts where it has none."""
-    numbers = range(count) if places is None else places
-    name = library()
-    if importlib.util.find_spec(name) is None:
-        return Rows(
-            {head: values[row] for head, values in first.items()}
-            | {head: column.get(place) for head, column in columns.items()}
-            for row, place in enumerate(numbers)
-        )
-    if name == "polars":
-        import polars as pl
-
-        made = [to_polars(head, column, count, places) for head, column in columns.items()]
-        schema = dict.fromkeys(first, pl.String)
-        return pl.DataFrame(dict(first), schema=schema).with_columns(made)
-    import pandas as pd
-
-    texts = {head: pd.array(values, dtype="string") for head, values in first.items()}
-    return beside(pd.DataFrame(texts, index=range(len(numbers))), columns, count, places)
+def _one(data: Any) -> str:
+    name = type(data).__name__
+    vowel = name[0] in "aeiouAEIOU" or name == "ndarray"
+    return f"An {name}" if vowel else f"A {name}"
