@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -142,33 +142,41 @@ class Named:
         self._values = values
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __getitem__(self, name: str) -> Any:
+        # One with an underscore is an item only: as an attribute the sandbox would hide it.
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(name)
         return self._values[name]
+
+    def __getitem__(self, name: Any) -> Any:
+        # Columns of pandas may have numbers for names.
+        return self._values[str(name)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}: {value}" for name, value in self._values.items())
+        return _lines(self, lambda value: "" if value is None else str(value))
+
+
+def _lines(row: Named, words: Callable[[Any], Any]) -> str:
+    """A row in words, a line for each column."""
+    return "\n".join(f"{name}: {words(row[name])}" for name in row)
 
 
 def _compiled(source: str, names: Mapping[str, Any]) -> tuple[Any, frozenset[str]]:
-    from jinja2 import TemplateSyntaxError
+    from jinja2 import TemplateSyntaxError, nodes
     from jinja2.meta import find_undeclared_variables
 
     environment = _environment()
     try:
         tree = environment.parse(source)
-        uses = frozenset(find_undeclared_variables(tree))
-        # A rendering copies what it can see, so it sees what it uses. (Jinja2's own names, such as
-        # dict, are not among the undeclared ones, and the notebook's come before them.)
-        seen = {name: names[name] for name in uses | environment.globals.keys() if name in names}
-        return environment.from_string(tree, globals=seen), uses
+        # Jinja2's own names, such as dict, are not among the undeclared ones, and a column or a
+        # name of the notebook comes before them.
+        named = {each.name for each in tree.find_all(nodes.Name)}
+        uses = find_undeclared_variables(tree) | (named & environment.globals.keys())
+        # A rendering copies what it can see, so it sees what it uses.
+        seen = {name: names[name] for name in uses if name in names}
+        return environment.from_string(tree, globals=seen), frozenset(uses)
     except TemplateSyntaxError as error:
         raise PromptError(
             f"Line {error.lineno} of the prompt is no valid template: {_one_line(error)}; "
@@ -226,6 +234,8 @@ def _environment() -> SandboxedEnvironment:
             return value
         if value is None and ROW in context:
             return ""
+        if isinstance(value, Named):
+            return _lines(value, lambda each: finalize(context, each))
         words = to_prompt(value)
         if isinstance(words, ImageValue):
             context[_IMAGES].append(words)
