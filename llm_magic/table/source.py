@@ -79,8 +79,10 @@ def source(data: Any) -> Source:
     family = {base.__module__.partition(".")[0] for base in type(data).__mro__}
     if family & {"pandas", "modin"}:
         return _of_pandas(data)
-    if family & {"polars", "pyarrow"}:
-        return _of_arrow_or_polars(data)
+    if "polars" in family:
+        return _of_polars(data)
+    if "pyarrow" in family:
+        return _of_arrow(data)
     if isinstance(data, Mapping | bytes | bytearray) or names_of(data) is not None:
         raise _no_table(data)
     if hasattr(data, "__next__"):
@@ -101,26 +103,28 @@ def _of_pandas(data: Any) -> Source:
     return PandasSheet(data)
 
 
-def _of_arrow_or_polars(data: Any) -> Source:
+def _of_polars(data: Any) -> Source:
     kind = type(data).__name__
     if kind == "DataFrame":
         return PolarsSheet(data)
     if kind == "Series":
         return PolarsSheet(data.to_frame(data.name or TEXT))
-    if (lazy := _lazy(data)) is not None:
-        raise lazy
-    # A reader and a data set of pyarrow have their rows elsewhere.
-    for method in ("read_all", "to_table"):
-        if hasattr(data, method):
-            raise _not_yet(data, f"{method}()")
-    if hasattr(data, "to_batches"):
-        return ArrowSheet(data)
+    raise _lazy(data) or _no_table(data)
+
+
+def _of_arrow(data: Any) -> Source:
     import pyarrow as pa
 
+    if isinstance(data, pa.Table):
+        return ArrowSheet(data)
     if isinstance(data, pa.RecordBatch):
         return ArrowSheet(pa.Table.from_batches([data]))
     if isinstance(data, pa.Array | pa.ChunkedArray):
         return ArrowSheet(pa.table({TEXT: data}))
+    # A reader and a data set have their rows elsewhere.
+    for method in ("read_all", "to_table"):
+        if hasattr(data, method):
+            raise _not_yet(data, f"{method}()")
     raise _no_table(data)
 
 
