@@ -109,7 +109,7 @@ returned["South"] / 405
 }
 # Of the rows of a table: topic, mood and stars by words of the review.
 _REVIEWS = {
-    "boils in two minutes": ("product", "positive", 5),
+    "Boils in two minutes": ("product", "positive", 5),
     "burns one side": ("product", "negative", 1),
     "A week late": ("delivery", "mixed", 3),
     "Great!": ("product", "positive", 5),
