@@ -46,7 +46,12 @@ class Review(BaseModel):
 
 
 REVIEW = {
-    **{"stars": 4, "good": True, "score": 0.5, "summary": "fits", "mood": "bad", "maybe": None},
+    "stars": 4,
+    "good": True,
+    "score": 0.5,
+    "summary": "fits",
+    "mood": "bad",
+    "maybe": None,
     "part": {"name": "sole", "size": None},
     "tags": ["a", "b"],
     "when": "2026-01-02T03:04:05Z",
@@ -202,25 +207,46 @@ def test_objects_stand_beside_their_rows_where_labels_are_there_twice() -> None:
 
 
 PANDAS = {
-    **{"stars": "Int64", "good": "boolean", "score": "Float64", "summary": "string"},
-    **{"mood": "category", "part": "object", "tags": "object", "when": "datetime64[us, UTC]"},
-    **{"maybe": "Int64", "_error": "string", "_cached": "boolean", "_cost": "Float64"},
+    "stars": "Int64",
+    "good": "boolean",
+    "score": "Float64",
+    "summary": "string",
+    "mood": "category",
+    "part": "object",
+    "tags": "object",
+    "when": "datetime64[us, UTC]",
+    "maybe": "Int64",
+    "_error": "string",
+    "_cached": "boolean",
+    "_cost": "Float64",
 }
 POLARS = {
-    **{"stars": "Int64", "good": "Boolean", "score": "Float64", "summary": "String"},
+    "stars": "Int64",
+    "good": "Boolean",
+    "score": "Float64",
+    "summary": "String",
     "mood": "Enum(categories=['good', 'bad'])",
     "part": "Struct({'name': String, 'size': Float64})",
     "tags": "List(String)",
     "when": "Datetime(time_unit='us', time_zone='UTC')",
-    **{"maybe": "Int64", "_error": "String", "_cached": "Boolean", "_cost": "Float64"},
+    "maybe": "Int64",
+    "_error": "String",
+    "_cached": "Boolean",
+    "_cost": "Float64",
 }
 ARROW = {
-    **{"stars": "int64", "good": "bool", "score": "double", "summary": "string"},
+    "stars": "int64",
+    "good": "bool",
+    "score": "double",
+    "summary": "string",
     "mood": "dictionary<values=string, indices=int32, ordered=0>",
     "part": "struct<name: string, size: double>",
     "tags": "list<item: string>",
     "when": "timestamp[us, tz=UTC]",
-    **{"maybe": "int64", "_error": "string", "_cached": "bool", "_cost": "double"},
+    "maybe": "int64",
+    "_error": "string",
+    "_cached": "bool",
+    "_cost": "double",
 }
 LIBRARIES: dict[str, tuple[Callable[[list[str]], Any], dict[str, str]]] = {
     "pandas": (lambda texts: pd.DataFrame({"text": pd.Series(texts, dtype=object)}), PANDAS),

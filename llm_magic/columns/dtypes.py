@@ -1,8 +1,9 @@
 """A column of answers as the column of a library: pandas, polars, pyarrow.
 
-Its type follows from its kind and not from the values that came: without any it is the same. What
-no type of the library can hold becomes a column of objects, or with pyarrow, which has none, of
-texts. No value is lost or changed to fit a type.
+Its type follows from its kind and not from the values that came: without any it is the same, but
+for a moment's time zone and a decimal's digits, which only they know. What no type of the library
+can hold becomes a column of objects, or with pyarrow, which has none, of texts. No value is lost or
+changed to fit a type.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from llm_magic.frames import plain
 from llm_magic.kinds import Kind
 
 _NUMPY = {"q": "int64", "d": "float64", "i": "int32"}
+_PLAIN = {"Int64": "int64", "Float64": "float64", "boolean": "bool"}
 # How a library, or our own reading of an object that is not what its type says, tells a misfit.
 _MISFITS = (Misfit, OverflowError, ValueError, TypeError, AttributeError, NotImplementedError)
 
@@ -79,7 +81,8 @@ def _masked(column: Column, values: Any, absent: Any) -> Any:
             )
         if kind.name == "object":
             return None
-        values = np.array([*table, 0])[values]
+        # The nought stands for what is missing, and a table without numbers would have no type.
+        values = np.array([*table, 0], _PLAIN[kind.name])[values]
     if kind.name == "Float64":
         return pd.arrays.FloatingArray(values, absent)
     if kind.name == "Int64":
