@@ -307,6 +307,8 @@ def _end_of_value(line: str, start: int, action: argparse.Action) -> int:
     if line[start : start + 1] in ("'", '"') and not _QUOTED.match(line, start):
         return len(line)
     try:
+        if not action.option_strings:
+            return _expression(line, start)[1]
         read = _type if action.dest == "schema" else _value
         return read(line, start, "")[1]
     except PromptError:

@@ -20,6 +20,7 @@ from prompt_toolkit.document import Document
 
 from llm_magic import completion
 from llm_magic.completion import IDENTIFIER, complete, is_schema
+from llm_magic.completion.line import VALUES
 from llm_magic.magics import LLMMagics
 from llm_magic.options import Ending, ending
 from llm_magic.session import current
@@ -311,7 +312,7 @@ def test_several_models_behind_commas(terminal: Terminal, monkeypatch: pytest.Mo
     """As an option of another parser, so that it does not matter which magics have it."""
     terminal.run("%llm_models")
     action = argparse.ArgumentParser().add_argument("--compare")
-    compare = completion._VALUES["compare"]
+    compare = VALUES["compare"]
 
     assert action.dest == "compare"
     assert [each for each, _ in compare(terminal.shell, Ending("gpt-5,", action)).texts] == [
@@ -436,7 +437,7 @@ def test_names_to_bind(terminal: Terminal) -> None:
 def test_chats_where_the_session_has_some(terminal: Terminal) -> None:
     action = argparse.ArgumentParser().add_argument("--chat")
     session = current(terminal.shell)
-    chats = completion._VALUES["chat"]
+    chats = VALUES["chat"]
 
     class Chats:
         def names(self) -> list[str]:
