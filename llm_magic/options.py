@@ -55,6 +55,7 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
     """
     known = parser._option_string_actions
     arguments = [action for action in parser._actions if not action.option_strings]
+    see = _see(parser)
     words: list[str] = []
     name, place = "", 0
     while True:
@@ -65,17 +66,15 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
             place += 2
             break
         elif found := _OPTION.match(line, place):
-            action = known.get(found[1]) or _unknown(found[1], list(known))
+            action = known.get(found[1]) or _unknown(found[1], parser)
             place = found.end()
             if action.nargs != 0:
                 read = _type if action.dest == "schema" else _value
-                value, place = read(line, place, found[1])
+                value, place = read(line, place, found[1], see)
                 # In one word, so that a value that starts with a dash is still a value.
                 words.append(f"{action.option_strings[-1]}={value}")
             elif found[0].endswith("="):
-                raise PromptError(
-                    f"{found[1]} takes no value; nothing was sent.", fix="See the options: %%llm?"
-                )
+                raise PromptError(f"{found[1]} takes no value; nothing was sent.", fix=see)
             else:
                 words.append(found[1])
         elif arguments and place < len(line):
@@ -84,10 +83,24 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
             del arguments[0]
         else:
             break
-    options = _checked(parser, words)
+    if arguments:
+        needed = str(arguments[0].metavar)
+        raise PromptError(
+            f"%%{_name(parser)} needs a {needed}, which comes first; nothing was sent.",
+            fix=f"%%{_name(parser)} {needed}{f' {name} <<' if name else ''}",
+        )
+    options = _checked(parser, words, see)
     if name:
         options.out = name
     return Command(options, line[place:].strip())
+
+
+def _name(parser: argparse.ArgumentParser) -> str:
+    return parser.prog.lstrip("%")
+
+
+def _see(parser: argparse.ArgumentParser) -> str:
+    return f"See the options: %%{_name(parser)}?"
 
 
 def parse_words(parser: argparse.ArgumentParser, line: str) -> argparse.Namespace:
@@ -109,9 +122,9 @@ def parse_words(parser: argparse.ArgumentParser, line: str) -> argparse.Namespac
         return parser.parse_args(words)
     except (UsageError, ValueError) as error:
         raise PromptError(
-            f"%{parser.prog.lstrip('%')}: {str(error).removesuffix('?')}"
+            f"%{_name(parser)}: {str(error).removesuffix('?')}"
             f"{'?' if str(error).endswith('?') else '.'} Nothing was changed.",
-            fix=f"See the options: %{parser.prog.lstrip('%')}?",
+            fix=f"See the options: %{_name(parser)}?",
         ) from None
 
 
@@ -178,17 +191,17 @@ def _json_value(key: str, value: str) -> Any:
         ) from None
 
 
-def _value(line: str, place: int, option: str) -> tuple[str, int]:
+def _value(line: str, place: int, option: str, see: str = "") -> tuple[str, int]:
     """The next word, without the quotes around it or in it; and the place behind it."""
     place = _past_blanks(line, place)
     if found := _QUOTED.match(line, place):
         return re.sub(r"""\\(["'\\])""", r"\1", found["text"]), found.end()
     if found := _WORD.match(line, place):
         return _unquoted(found[0]), found.end()
-    raise PromptError(f"{option} needs a value; nothing was sent.", fix="See the options: %%llm?")
+    raise PromptError(f"{option} needs a value; nothing was sent.", fix=see)
 
 
-def _type(line: str, place: int, option: str) -> tuple[str, int]:
+def _type(line: str, place: int, option: str, see: str = "") -> tuple[str, int]:
     """A type expression, which has blanks in its brackets and around ``|``."""
     place = _past_blanks(line, place)
     if found := _QUOTED.match(line, place):
@@ -200,7 +213,7 @@ def _type(line: str, place: int, option: str) -> tuple[str, int]:
         depth += (part[0] in "[(") - (part[0] in ")]")
         place = part.end()
     if place == start:
-        return _value(line, place, option)
+        return _value(line, place, option, see)
     return line[start:place], place
 
 
@@ -225,16 +238,19 @@ def _unquoted(word: str) -> str:
     return word
 
 
-def _unknown(option: str, known: list[str]) -> argparse.Action:
-    near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+def _unknown(option: str, parser: argparse.ArgumentParser) -> argparse.Action:
+    near = difflib.get_close_matches(option, [*parser._option_string_actions], n=1, cutoff=0.5)
     guess = f"Did you mean {near[0]}? " if near else ""
+    # The other magics take no prompt on their line.
+    dash = (
+        f"  (a prompt that starts with a dash: %llm -- {option})" if _name(parser) == "llm" else ""
+    )
     raise PromptError(
-        f"There is no option {option}; nothing was sent.",
-        fix=f"{guess}See all options: %%llm?  (a prompt that starts with a dash: %llm -- {option})",
+        f"There is no option {option}; nothing was sent.", fix=f"{guess}{_see(parser)}{dash}"
     )
 
 
-def _checked(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+def _checked(parser: argparse.ArgumentParser, words: list[str], see: str) -> argparse.Namespace:
     # The parser is IPython's: its error() raises UsageError, which IPython prints on stderr and
     # nbval does not count as a failure.
     from IPython.core.error import UsageError
@@ -242,7 +258,7 @@ def _checked(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Name
     try:
         return parser.parse_args(words)
     except UsageError as error:
-        raise PromptError(f"{error}; nothing was sent.", fix="See the options: %%llm?") from None
+        raise PromptError(f"{error}; nothing was sent.", fix=see) from None
 
 
 @dataclass(frozen=True, slots=True)

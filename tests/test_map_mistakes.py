@@ -60,3 +60,36 @@ def test_a_row_without_a_prompt_fails_alone(reviews: Terminal, server: ScriptedS
     assert results._error.isna().tolist() == [True, False]
     assert results._error[1] == "The prompt is empty; nothing was sent."
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("reviews results << --shcema str", "Did you mean --schema? See the options: %%llm_map?"),
+        ("reviews results << --sample many", "See the options: %%llm_map?"),
+        ("reviews results << --schema", "See the options: %%llm_map?"),
+        ("reviews results << --quiet=1", "See the options: %%llm_map?"),
+        ("", "%%llm_map needs a FRAME, which comes first; nothing was sent.\n%%llm_map FRAME\n"),
+        ("results <<", "%%llm_map FRAME results <<\n"),
+        ("reviws results <<", "Did you mean reviews?"),
+        ("reviews results << Hello", "The prompt goes below the line."),
+        ("reviews results << --schema Reviw", "there is no Reviw in the notebook"),
+        ("reviews results << --max-cost lots", "Write it as 0.05 or $0.05"),
+        ("reviews results << --concurrency many", "Give a number from 1 on"),
+        ("reviews results << --sample 0", "sample=0 is no number of rows"),
+        ("reviews.txt results <<", "has no attribute 'txt'"),
+        ("[1, 2] results <<", "Row 0 is 1, which has no columns"),
+        ('{"text": "a"} results <<', "One row goes into a list"),
+        ('"*.txt" results <<', "No file matches '*.txt'"),
+    ],
+)
+def test_a_mistake_on_the_line_is_named_with_what_to_write(
+    line: str, said: str, reviews: Terminal, server: ScriptedServer
+) -> None:
+    assert said in refused(reviews, server, f"%%llm_map {line}\nRead: {{{{ text }}}}")
+
+
+def test_a_broken_template_names_its_line(reviews: Terminal, server: ScriptedServer) -> None:
+    said = refused(reviews, server, "%%llm_map reviews results <<\nRead this:\n{{ text")
+
+    assert "Line 2 of the prompt is no valid template" in said
