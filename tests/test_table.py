@@ -1,69 +1,40 @@
-"""Tables into map_rows and out again: their kinds, their indexes, their odd names and cells."""
+"""Tables into map_rows and out again: of the same kind, in the same order, columns of types."""
 
 import collections
 import dataclasses
 import datetime as dt
-import json
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pytest
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from llm_magic import map_rows, totals
 from llm_magic.errors import PromptError
-from llm_magic.testing import Reply, ScriptedServer
-from tests.conftest import Terminal
+from llm_magic.testing import ScriptedServer
+from tests.tables import (
+    LIBRARIES,
+    OWN,
+    Number,
+    Review,
+    asked,
+    column,
+    numbers,
+    reviews,
+    table_server,
+    types,
+)
 
-OWN = ["_error", "_cached", "_cost"]
-
-
-class Number(BaseModel):
-    n: int
-
-
-class Part(BaseModel):
-    name: str
-    size: float | None = None
-
-
-class Review(BaseModel):
-    stars: int
-    good: bool
-    score: float
-    summary: str
-    mood: Literal["good", "bad"]
-    part: Part
-    tags: list[str]
-    when: AwareDatetime
-    maybe: int | None
-
-
-REVIEW = {
-    "stars": 4,
-    "good": True,
-    "score": 0.5,
-    "summary": "fits",
-    "mood": "bad",
-    "maybe": None,
-    "part": {"name": "sole", "size": None},
-    "tags": ["a", "b"],
-    "when": "2026-01-02T03:04:05Z",
-}
+pytestmark = pytest.mark.usefixtures("provider")
 
 
 @pytest.fixture(scope="module")
 def one_server() -> Iterator[ScriptedServer]:
-    """Answers row 7 with the number 7, reviews with a review, and says no to the rest."""
-    numbers = {f"row {n}.": json.dumps({"n": n}) for n in range(10)}
-    answers: dict[str, str | Reply] = {**numbers, "review": json.dumps(REVIEW)}
-    with ScriptedServer(answers, default="No.") as running:
+    with table_server() as running:
         yield running
 
 
@@ -71,36 +42,6 @@ def one_server() -> Iterator[ScriptedServer]:
 def server(one_server: ScriptedServer) -> ScriptedServer:
     one_server.reset()
     return one_server
-
-
-pytestmark = pytest.mark.usefixtures("provider")
-
-
-def asked(server: ScriptedServer) -> list[str]:
-    """The prompts that the server got, sorted: rows are asked in any order."""
-    return sorted(each.body["messages"][-1]["content"] for each in server.requests)
-
-
-def numbers(frame: Any, prompt: str = "row {{ text }}.", **options: Any) -> Any:
-    return map_rows(frame, prompt, schema=Number, repairs=0, quiet=True, **options)
-
-
-def reviews(frame: Any, **options: Any) -> Any:
-    return map_rows(frame, "review {{ text }}", schema=Review, repairs=0, quiet=True, **options)
-
-
-def column(result: Any, name: str) -> list[Any]:
-    """A column of any result as a list, missing values as None."""
-    if isinstance(result, list):
-        return [row[name] for row in result]
-    values = result[name].to_pylist() if isinstance(result, pa.Table) else result[name].to_list()
-    return [None if value is pd.NA or value is pd.NaT else value for value in values]
-
-
-def types(result: Any) -> dict[str, str]:
-    if isinstance(result, pa.Table):
-        return {field.name: str(field.type) for field in result.schema}
-    return {name: str(kind) for name, kind in zip(result.columns, result.dtypes, strict=True)}
 
 
 @dataclasses.dataclass
@@ -204,55 +145,6 @@ def test_objects_stand_beside_their_rows_where_labels_are_there_twice() -> None:
     result = map_rows(frame, "review {{ text }}", schema=Review, quiet=True)
     assert column(result, "part") == [{"name": "sole", "size": None}] * 2
     assert list(result.index) == [5, 5]
-
-
-PANDAS = {
-    "stars": "Int64",
-    "good": "boolean",
-    "score": "Float64",
-    "summary": "string",
-    "mood": "category",
-    "part": "object",
-    "tags": "object",
-    "when": "datetime64[us, UTC]",
-    "maybe": "Int64",
-    "_error": "string",
-    "_cached": "boolean",
-    "_cost": "Float64",
-}
-POLARS = {
-    "stars": "Int64",
-    "good": "Boolean",
-    "score": "Float64",
-    "summary": "String",
-    "mood": "Enum(categories=['good', 'bad'])",
-    "part": "Struct({'name': String, 'size': Float64})",
-    "tags": "List(String)",
-    "when": "Datetime(time_unit='us', time_zone='UTC')",
-    "maybe": "Int64",
-    "_error": "String",
-    "_cached": "Boolean",
-    "_cost": "Float64",
-}
-ARROW = {
-    "stars": "int64",
-    "good": "bool",
-    "score": "double",
-    "summary": "string",
-    "mood": "dictionary<values=string, indices=int32, ordered=0>",
-    "part": "struct<name: string, size: double>",
-    "tags": "list<item: string>",
-    "when": "timestamp[us, tz=UTC]",
-    "maybe": "int64",
-    "_error": "string",
-    "_cached": "bool",
-    "_cost": "double",
-}
-LIBRARIES: dict[str, tuple[Callable[[list[str]], Any], dict[str, str]]] = {
-    "pandas": (lambda texts: pd.DataFrame({"text": pd.Series(texts, dtype=object)}), PANDAS),
-    "polars": (lambda texts: pl.DataFrame({"text": texts}, schema={"text": pl.String}), POLARS),
-    "pyarrow": (lambda texts: pa.table({"text": pa.array(texts, pa.string())}), ARROW),
-}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -366,121 +258,6 @@ def test_failed_rows_are_asked_again_as_they_were_when_the_run_began(
     assert column(again, "n") == [1, 5]
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        pd.DataFrame({"a": [None, "x"], "b": [np.nan, 1.5]}, dtype=object),
-        pd.DataFrame({"a": pd.array([None, "x"], "string"), "b": pd.array([None, 1.5], "Float64")}),
-        pd.DataFrame({"a": pd.Categorical([None, "x"]), "b": [np.nan, 1.5]}),
-        pd.DataFrame({"a": [pd.NaT, "x"], "b": [Decimal("NaN"), Decimal("1.5")]}, dtype=object),
-        pd.DataFrame({"a": [pd.NA, "x"], "b": [np.float64("nan"), np.float64(1.5)]}, dtype=object),
-        pl.DataFrame({"a": [None, "x"], "b": [float("nan"), 1.5]}),
-        pl.DataFrame({"a": [None, "x"], "b": [None, 1.5]}),
-        pa.table({"a": [None, "x"], "b": [None, 1.5]}),
-        [{"a": None, "b": float("nan")}, {"a": "x", "b": 1.5}],
-        [{}, {"a": "x", "b": 1.5}],
-    ],
-    ids=str,
-)
-def test_missing_cells_are_put_in_as_nothing(server: ScriptedServer, frame: Any) -> None:
-    map_rows(frame, "[{{ a }}|{{ row.b }}]{{ ' none' if a is none }}", quiet=True)
-    assert asked(server) == ["[x|1.5]", "[|] none"]
-
-
-def test_missing_moments_are_put_in_as_nothing(server: ScriptedServer) -> None:
-    times = pd.to_datetime(["2026-01-02", None])
-    frame = pd.DataFrame({"t": times, "z": times.tz_localize("UTC"), "d": times - times[0]})
-    map_rows(frame, "[{{ t.year if t }}|{{ z }}|{{ d }}]", quiet=True)
-    assert asked(server) == ["[2026|2026-01-02 00:00:00+00:00|0 days 00:00:00]", "[||]"]
-
-
-@pytest.mark.parametrize(
-    ("names", "prompt"),
-    [
-        (["odd name"], "row {{ row['odd name'] }}."),
-        ([""], "row {{ row[''] }}."),
-        (["größe"], "row {{ größe }}."),
-        (["class"], "row {{ class }}."),
-        (["if"], "row {{ row['if'] }}."),
-        (["items"], "row {{ row.items }}."),
-        (["_id"], "row {{ row['_id'] }}."),
-        (["_id"], "row {{ _id }}{{ row._id[1:] }}."),
-        (["row"], "row {{ row.row }}."),
-        (["self.x"], "row {{ row['self.x'] }}."),
-        ([7], "row {{ row['7'] }}."),
-        ([7], "row {{ row[7] }}."),
-        ([pd.Timestamp("2026-01-02")], "row {{ row['2026-01-02 00:00:00'] }}."),
-        (pd.CategoricalIndex(["text"]), "row {{ text }}."),
-        (pd.MultiIndex.from_tuples([("text", "")]), "row {{ text }}."),
-        (pd.MultiIndex.from_tuples([("text", "mean")]), "row {{ row['text mean'] }}."),
-        (["{{ 7 }}"], "row {{ row['{{ 7 }}'] }}."),
-    ],
-    ids=str,
-)
-def test_columns_of_odd_names_are_read_and_kept(names: Any, prompt: str) -> None:
-    frame = pd.DataFrame([["3"], ["1"]])
-    frame.columns = names
-    result = numbers(frame, prompt)
-    assert list(result.columns[:1]) == list(names)
-    assert column(result, result.columns[1]) == [3, 1]
-
-
-def test_a_column_of_a_name_that_is_there_twice_has_its_number(server: ScriptedServer) -> None:
-    pandas = pd.DataFrame([["a", "b", "c"]], columns=["x", "x", "x (2)"])
-    arrow = pa.table([["a"], ["b"], ["c"]], names=["x", "x", "x (2)"])
-    for frame in (pandas, arrow):
-        server.reset()
-        map_rows(frame, "{{ x }} {{ row['x (2)'] }} {{ row['x (2) (2)'] }}", quiet=True)
-        assert asked(server) == ["a b c"]
-
-
-def test_columns_of_several_levels_get_answers_under_their_first() -> None:
-    frame = pd.DataFrame([["1", 2.0]], columns=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y")]))
-    result = numbers(frame, "row {{ row['a x'] }}.")
-    assert list(result.columns[2:]) == [(name, "") for name in ["n", *OWN]]
-    again = numbers(result, "row {{ row['a x'] }}.")
-    assert list(again.columns) == list(result.columns)
-
-
-@pytest.mark.parametrize("name", ["max", "list", "dict", "range", "len", "str"])
-def test_a_column_comes_before_a_builtin_of_its_name(server: ScriptedServer, name: str) -> None:
-    map_rows(pd.DataFrame({name: ["3"]}), "value {{ " + name + " }}", quiet=True)
-    assert asked(server) == ["value 3"]
-
-
-def test_a_column_comes_before_a_name_of_the_notebook(
-    terminal: Terminal, server: ScriptedServer
-) -> None:
-    terminal.run("text, other = 'from the notebook', 'shop'")
-    terminal["frame"] = pd.DataFrame({"text": ["a", "b"]})
-    terminal.run("import llm_magic; r = llm_magic.map_rows(frame, '{{ text }} {{ other }}')")
-    assert asked(server) == ["a shop", "b shop"]
-
-
-def test_the_whole_row_is_its_columns_with_their_names(server: ScriptedServer) -> None:
-    map_rows(pd.DataFrame({"title": ["T"], "n": [3], "gone": [None]}), "{{ row }}", quiet=True)
-    assert asked(server) == ["title: T\nn: 3\ngone: "]
-
-
-def test_cells_that_cannot_be_hashed_are_cells(server: ScriptedServer) -> None:
-    frame = pd.DataFrame(
-        {"l": [[1, 2], [1, 2]], "d": [{"a": [3]}, {"a": [3]}], "v": [np.array([1, 2])] * 2}
-    )
-    result = map_rows(frame, "{{ l[1] }} {{ d.a }} {{ v.shape[0] }}", quiet=True)
-    assert asked(server) == ["2 [3] 2"]
-    assert column(result, "answer") == ["No.", "No."]
-    assert column(result, "_cached") == [False, True]
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_a_cell_of_ten_megabytes_is_sent_whole(server: ScriptedServer, library: str) -> None:
-    text = "wörter." * 1_250_000
-    frame = LIBRARIES[library][0]([text, "short"])
-    result = map_rows(frame, "read {{ text }}", quiet=True)
-    assert asked(server) == ["read short", f"read {text}"]
-    assert column(result, "answer") == ["No.", "No."]
-
-
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_sample_has_its_rows_of_the_frame(library: str) -> None:
     result = numbers(LIBRARIES[library][0]([str(n) for n in range(9)]), sample=3)
@@ -498,48 +275,6 @@ def test_an_item_of_an_iterator_that_is_no_row_fails_alone(server: ScriptedServe
     assert column(result, "n") == [1, None, 2]
     assert "Row 1 is 17, which has no columns; it was not sent." in column(result, "_error")[1]
     assert len(server.requests) == 2
-
-
-@pytest.mark.parametrize(
-    ("rows", "says", "fix"),
-    [
-        ([1, 2], "Row 0 is 1, which has no columns; nothing was sent.", '[{"n": n} for'),
-        (["a", ("b", 1)], "Row 1 is ('b', 1), which has no columns", "columns=[...]"),
-        ([object], "Row 0 is <class 'object'>, which", "vars(each)"),
-        (iter([3]), "Row 0 is 3, which has no columns; nothing was sent.", '[{"n": n} for'),
-        ({"text": ["a"]}, "A dict is no table; nothing was sent.", "[row]"),
-        (Data("a"), "A Data is no table; nothing was sent.", "Give a data frame"),
-        (Named("a"), "A Named is no table; nothing was sent.", "Give a data frame"),
-        (b"abc", "A bytes is no table; nothing was sent.", "Give a data frame"),
-        (None, "None is no table; nothing was sent.", "Give a data frame"),
-        (7, "An int is no table; nothing was sent.", "Give a data frame"),
-        (np.array(["a"]), "An ndarray is no table; nothing was sent.", "values.tolist()"),
-        (np.ones((2, 2)), "An ndarray is no table; nothing was sent.", "pd.DataFrame(array"),
-        (pd.Index(["a"]), "An Index is no table; nothing was sent.", "values.tolist()"),
-        (pd.DataFrame({"a": [1]}).groupby("a"), "A DataFrameGroupBy is no table", "Give a data"),
-        (pl.LazyFrame({"a": [1]}), "A LazyFrame has no rows yet", "frame = frame.collect()"),
-        (pl.col("a"), "An Expr is no table", "Give a data frame"),
-        (
-            pads.dataset(pa.table({"a": [1]})),
-            "An InMemoryDataset has no rows yet; nothing was sent.",
-            "frame = frame.to_table()",
-        ),
-        (
-            pa.table({"a": [1]}).to_reader(),
-            "A RecordBatchReader has no rows yet; nothing was sent.",
-            "frame = frame.read_all()",
-        ),
-    ],
-    ids=lambda each: type(each).__name__,
-)
-def test_what_is_no_table_is_refused_with_what_would_be_one(
-    server: ScriptedServer, rows: Any, says: str, fix: str
-) -> None:
-    with pytest.raises(PromptError) as caught:
-        map_rows(rows, "{{ text }}", quiet=True)
-    assert str(caught.value).startswith(says)
-    assert fix in (caught.value.fix or "")
-    assert server.requests == []
 
 
 def test_a_generator_that_has_given_its_rows_is_refused() -> None:

@@ -212,8 +212,8 @@ print(type(result).__module__.partition(".")[0], [*result["answer"]] if {frame} 
         ("import pandas", "pandas ['{\"n\": 9}', '{\"n\": 9}']", True),
         ("import polars", "polars ['{\"n\": 9}', '{\"n\": 9}']", True),
         (
-            "import importlib.util as u; find = u.find_spec\n"
-            "u.find_spec = lambda name, *a: name not in ('pandas', 'polars') and find(name, *a) or None",
+            "import importlib.util as u; find, libraries = u.find_spec, ('pandas', 'polars')\n"
+            "u.find_spec = lambda name, *a: None if name in libraries else find(name, *a)",
             "llm_magic [{'path': 'notes/a.txt', 'name': 'a.txt', 'answer': '{\"n\": 9}'",
             False,
         ),
