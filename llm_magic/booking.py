@@ -263,6 +263,10 @@ class Quota:
             self._renewing = None
         self._put("closed", (hold, answer))
 
+    async def written(self) -> None:
+        """Waits until all is booked that calls have come to so far."""
+        await self.do(int)
+
     async def do(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Runs something on the ledger's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)

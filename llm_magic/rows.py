@@ -195,6 +195,8 @@ class Run:
             results = await asyncio.gather(*working, feeding, telling, return_exceptions=True)
             with suppress(asyncio.CancelledError, Exception):
                 await everyone
+            # What the last rows cost is booked behind their answers.
+            await self._call.quota.written()
         for result in results:
             if isinstance(result, Exception):
                 raise result
