@@ -231,7 +231,12 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
         return None
     done, total = outcome.rows - outcome.open, run.job.total
     place = f"at {done:,} of {total:,} rows" if total is not None else f"at {done:,} rows"
-    rest = "The others are marked in _error; run the cell again to go on: what came costs nothing."
+    wish = run.job.wish
+    rest = "The others are marked in _error; " + (
+        "ask them: llm_magic.totals(results).retry_failed()"
+        if wish.fresh or wish.no_cache
+        else "run the cell again to go on: what came is free."
+    )
     if outcome.ended is None:
         partial = Response("", outcome.usage, run.job.base.model, "interrupted", cost=outcome.cost)
         return Interrupted(f"Stopped {place}.\n{rest}", partial)

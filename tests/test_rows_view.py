@@ -154,6 +154,13 @@ def test_errors_of_one_kind_are_one_line() -> None:
     ]
 
 
+def test_a_long_error_goes_on_in_a_second_line() -> None:
+    html = errors_table([("too long " * 40, 1, (9,))])._repr_html_()
+
+    assert '<td style="text-align:left">too long ' in html
+    assert '<td style="text-align:right;white-space:nowrap">1</td>' in html
+
+
 def test_more_kinds_than_ten_are_counted() -> None:
     table = errors_table([(f"error {number}", 2, (number,)) for number in range(13)])
 

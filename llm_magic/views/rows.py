@@ -46,12 +46,19 @@ def plan_html(plan: Plan | None) -> str:
         return ""
     if not plan.prompts:
         return status_html(plan.line())
-    prompts = "".join(_prompt_html(prompt) for prompt in plan.prompts)
-    return f"<details><summary><small>{line_html(plan.line())}</small></summary>{prompts}</details>"
+    line = f"<small>{line_html(plan.line())}</small>"
+    return f"<details><summary>{line}</summary>{_prompts_html(plan)}</details>"
 
 
-def _prompt_html(prompt: str) -> str:
-    return f'<pre style="white-space: pre-wrap">{escaped(_cut(prompt, _LONGEST_PROMPT))}</pre>'
+def _prompts_html(plan: Plan) -> str:
+    return f'<pre style="white-space: pre-wrap">{escaped(_prompts(plan))}</pre>'
+
+
+def _prompts(plan: Plan) -> str:
+    return "\n\n".join(
+        f"[prompt {place}]\n{_cut(prompt, _LONGEST_PROMPT)}"
+        for place, prompt in enumerate(plan.prompts, 1)
+    )
 
 
 def first_rows(
@@ -109,7 +116,7 @@ def errors_table(errors: Sequence[tuple[str, int, tuple[int, ...]]]) -> Table:
         if left_out
         else ""
     )
-    return Table(("error", " rows", "in row"), rows, note=note)
+    return Table(("error", " rows", "in row"), rows, note=note, wraps=(0,))
 
 
 def saved_rows(summary: Summary, plan: Plan | None = None) -> dict[str, Any]:
@@ -147,19 +154,11 @@ class PlanReport:
     plan: Plan
 
     def __repr__(self) -> str:
-        prompts = (f"[prompt {place}]\n{prompt}" for place, prompt in self._prompts())
-        return plain.lines("\n\n".join([repr(self._table()), *prompts]))
+        return plain.lines(f"{self._table()!r}\n\n{_prompts(self.plan)}".rstrip())
 
     def _repr_html_(self) -> str:
-        prompts = (
-            f"<p><small>prompt {place}</small></p>{_prompt_html(prompt)}"
-            for place, prompt in self._prompts()
-        )
-        return self._table()._repr_html_() + "".join(prompts)
-
-    def _prompts(self) -> list[tuple[int, str]]:
-        cut = (_cut(prompt, _LONGEST_PROMPT) for prompt in self.plan.prompts)
-        return list(enumerate(cut, 1))
+        prompts = _prompts_html(self.plan) if self.plan.prompts else ""
+        return self._table()._repr_html_() + prompts
 
     def _table(self) -> Table:
         plan = self.plan

@@ -28,6 +28,7 @@ class Table:
         title: A line above; may be empty.
         note: Lines below; may be empty.
         total: Whether the last row is a sum of the others.
+        wraps: Columns, by their place, whose texts may go on in a second line on a page.
     """
 
     columns: tuple[str, ...]
@@ -35,6 +36,7 @@ class Table:
     title: str = ""
     note: str = ""
     total: bool = False
+    wraps: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         lines = [plain.lines(self.title)] if self.title else []
@@ -71,9 +73,8 @@ class Table:
 
     def _row(self, row: tuple[str, ...], tag: str) -> str:
         cells = "".join(
-            f'<{tag} style="text-align:{"right" if self._right(place) else "left"};'
-            'white-space:nowrap">'
-            f"{escaped(cell)}</{tag}>"
+            f'<{tag} style="text-align:{"right" if self._right(place) else "left"}'
+            f'{"" if place in self.wraps else ";white-space:nowrap"}">{escaped(cell)}</{tag}>'
             for place, cell in enumerate(row)
         )
         return f"<tr>{cells}</tr>"

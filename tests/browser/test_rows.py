@@ -1,8 +1,11 @@
-"""A run over rows on the page: its row grows, stands still, and its button stops it."""
+"""%%llm_map on the page: its row grows, stands still, and its button stops the run."""
+
+from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,141 +13,267 @@ from playwright.sync_api import expect
 
 from tests.browser.page import LEAST_CONTRAST, Desk, Notebook
 from tests.browser.test_stop import PLACES
+from tests.load import LoadServer
 
 pytestmark = pytest.mark.browser
 
-# A run over 20,000 rows that takes minutes; one of two seconds and more; both have five columns.
-LONG_RUN = "from tests.rows_driver import run; run(20_000, 400)"
-SHORT_RUN = "from tests.rows_driver import run; run(3_000, 900)"
-RUN, SHORT, NEXT, LEFT, HURRY = range(1, 6)
+LOAD = """%load_ext llm_magic
+%config LLMMagic.base_url = "{url}"
+%config LLMMagic.model = "load"
+%config LLMMagic.prices = {{"load": {{"input": 0.25, "output": 2.0}}}}
+import ipywidgets
+import pandas as pd
+from typing import TypedDict
+from llm_magic.views import live
+live.OPENS = live.SHOWS = 2
+class Review(TypedDict):
+    stars: int
+    topic: str
+    positive: bool
+said = ["The soles came off after a week.", "Fits like a glove, would buy again!",
+        "Delivery took a month; the shoes are fine.", "Too small. I sent them back.",
+        "My daughter loves the colour."]
+texts = [f"{{said[n % 5]}} ({{n}})" for n in range(40_000)]
+reviews = pd.DataFrame({{"id": range(40_000), "text": texts}})"""
+PROMPT = "Classify this review for a shoe shop: {{ text }}"
+KEPT, NEXT, BOUND, LONG, SHORT, FAULTY, DRY, LEFT = range(1, 9)
 CELLS = [
-    "%load_ext llm_magic",
-    LONG_RUN,
-    SHORT_RUN,
+    f"%%llm_map reviews.head(2000) kept << --schema Review\n{PROMPT}",
     "open('ran', 'a').write('x')",
-    "import ipywidgets; len(ipywidgets.widget._instances)",
-    "from llm_magic.views import live; live.OPENS = live.SHOWS = 2",
+    "len(kept), int(kept._error.isna().sum()), int(kept.stars.notna().sum())",
+    f"%%llm_map reviews results << --schema Review --max-cost 2 --no-cache\n{PROMPT}",
+    f"%%llm_map reviews.head(1000) short << --schema Review --no-cache\n{PROMPT}",
+    f"%%llm_map reviews.head(100) faulty << --schema Review --no-cache\n{PROMPT}",
+    f"%%llm_map reviews.head(4000) --schema Review --max-cost 0.05 --dry-run\n{PROMPT}",
+    "len(ipywidgets.widget._instances)",
 ]
 
 
 @pytest.fixture(scope="module")
-def opened(desk: Desk) -> Iterator[Notebook]:
-    with desk.opened(*CELLS) as notebook:
-        notebook.run(0)
-        yield notebook
+def provider() -> Iterator[LoadServer]:
+    """400 rows a second at most."""
+    with LoadServer(latency=0.05, slots=20) as running:
+        yield running
 
 
-@pytest.fixture
-def notebook(opened: Notebook) -> Iterator[Notebook]:
-    (opened.path.parent / "ran").unlink(missing_ok=True)
-    yield opened
-    opened.leave_idle()  # After a test that failed.
+@pytest.fixture(scope="module")
+def notebook(desk: Desk, provider: LoadServer) -> Iterator[Notebook]:
+    with desk.opened(LOAD.format(url=provider.url), *CELLS) as opened:
+        yield opened
 
 
-def done(notebook: Notebook, cell: int = RUN) -> int:
+def done(notebook: Notebook, cell: int) -> int:
     """How many rows are done, as the page tells."""
     found = re.search(r"([\d,]+) of [\d,]+", notebook.output_text(cell))
     return int(found[1].replace(",", "")) if found else 0
 
 
-def begin(notebook: Notebook, cell: int = RUN, rows: int = 200) -> None:
-    """Starts a cell; comes back when so many rows are done on the page."""
-    notebook.start(cell)
-    expect(notebook.stop_button(cell)).to_be_enabled()
-    notebook.until(lambda: done(notebook, cell) >= rows, f"{rows} rows are on screen")
+def more(notebook: Notebook, rows: int = 1) -> None:
+    """Comes back when so many more rows of the long run are done."""
+    before = done(notebook, LONG)
+    notebook.until(lambda: done(notebook, LONG) >= before + rows, f"{rows} more rows")
 
 
-def stop(notebook: Notebook) -> None:
-    notebook.stop_button(RUN).click()
-    notebook.wait(seconds=2)
+# --- stopped, and gone on with
 
 
-def test_the_numbers_grow(notebook: Notebook) -> None:
-    begin(notebook)
+@dataclass
+class Story:
+    """What a user sees who runs all cells, stops the first run, and runs its cell again.
 
-    counts = [done(notebook)]
-    while len(counts) < 4:
-        notebook.until(lambda: done(notebook) > counts[-1], "more rows")
-        counts.append(done(notebook))
+    Attributes:
+        output: The words below the stopped cell.
+        saved: The notebook's file after Stop.
+        behind: What stands beside the cell behind.
+        behind_ran: Whether it ran.
+        bound: What the next cell tells of the frame.
+        paid: Requests until then.
+        output_again: The words below the cell when it has run to its end.
+        paid_again: Requests in all.
+    """
 
-    assert counts == sorted(counts)
-    assert 0 < counts[0] < counts[-1] < 20_000
-    stop(notebook)
+    output: str
+    saved: dict[str, Any]
+    behind: str
+    behind_ran: bool
+    bound: str
+    paid: int
+    output_again: str
+    paid_again: int
 
 
-def test_the_bar_grows_and_says_so(notebook: Notebook) -> None:
-    begin(notebook)
-    bar = notebook.outputs(RUN).get_by_role("progressbar")
+@pytest.fixture(scope="module")
+def story(notebook: Notebook, provider: LoadServer) -> Story:
+    provider.reset()
+    notebook.start_all()
+    expect(notebook.stop_button(KEPT)).to_be_enabled()
+    notebook.until(lambda: done(notebook, KEPT) >= 300, "300 rows are on screen")
+    notebook.stop_button(KEPT).click()
+    notebook.wait(seconds=5)
+    expect(notebook.stop_button(KEPT)).to_have_count(0)
+    output = notebook.output_text(KEPT)
+    notebook.screenshot("rows-stopped")
+    saved = notebook.save()
+    behind = notebook.prompt(NEXT).inner_text()
+    paid = provider.stats()["requests"]
+    notebook.run(BOUND)
+    bound = notebook.output_text(BOUND)
+    notebook.run(KEPT)
+    return Story(
+        output,
+        saved,
+        behind,
+        (notebook.path.parent / "ran").exists(),
+        bound,
+        paid,
+        notebook.output_text(KEPT),
+        provider.stats()["requests"],
+    )
+
+
+def test_stop_ends_it_and_tells_what_there_is(story: Story) -> None:
+    assert re.search(rf"2,000 rows: {story.paid:,} asked, [\d,]+ not sent · \$0\.0", story.output)
+    assert f"Stopped at {story.paid:,} of 2,000 rows." in story.output
+    assert 300 <= story.paid < 2_000
+    assert "The soles came off" in story.output
+
+
+def test_stop_ends_run_all(story: Story) -> None:
+    assert story.behind == "[ ]:"
+    assert not story.behind_ran
+
+
+def test_what_came_before_the_stop_is_bound(story: Story) -> None:
+    assert story.bound == f"(2000, {story.paid}, {story.paid})"
+
+
+def test_the_same_cell_goes_on_where_it_was_stopped(story: Story) -> None:
+    assert story.paid_again == 2_000
+    assert f"{2_000 - story.paid:,} asked, {story.paid:,} cached" in story.output_again
+
+
+def test_it_is_saved_as_ordinary_output(story: Story) -> None:
+    display, error = story.saved["cells"][KEPT]["outputs"]
+
+    assert sorted(display["data"]) == ["text/html", "text/plain"]
+    assert display["data"]["text/plain"][0].startswith("2,000 rows: ")
+    assert error["ename"] == "Interrupted"
+    assert "widget-view" not in json.dumps(story.saved["cells"])
+    assert "progressbar" not in json.dumps(story.saved["cells"])
+
+
+# --- while it runs
+
+
+@pytest.fixture(scope="module")
+def running(notebook: Notebook, story: Story) -> Iterator[Notebook]:
+    """In the middle of a run of two minutes, which the tests leave alone."""
+    notebook.start(LONG)
+    expect(notebook.stop_button(LONG)).to_be_enabled()
+    notebook.scroll_to(LONG)
+    notebook.until(lambda: done(notebook, LONG) >= 100, "100 rows are on screen")
+    yield notebook
+    notebook.leave_idle()
+
+
+def test_the_row_is_live(running: Notebook) -> None:
+    bar = running.outputs(LONG).get_by_role("progressbar")
 
     def share() -> float:
         return float(bar.get_attribute("aria-valuenow") or 0)
 
-    before = share()
-    notebook.until(lambda: share() > before, "more of the bar")
+    counts, shares = [done(running, LONG)], [share()]
+    for _ in range(3):
+        more(running)
+        counts.append(done(running, LONG))
+        shares.append(share())
 
-    assert 0 < before < 100
-    stop(notebook)
-
-
-def test_the_first_rows_are_there_while_it_runs(notebook: Notebook) -> None:
-    begin(notebook)
-    rows = notebook.outputs(RUN).locator("tbody tr")
-
-    expect(rows).to_have_count(5)
-    expect(notebook.outputs(RUN).get_by_role("columnheader").first).to_be_visible()
-    expect(notebook.stop_button(RUN)).to_be_visible()
-    stop(notebook)
+    assert counts == sorted(set(counts))
+    assert shares == sorted(shares)
+    assert 0 < counts[0] < counts[-1] < 40_000
+    assert 0 < shares[0] < shares[-1] < 100
+    expect(running.stop_button(LONG)).to_be_visible()
 
 
-def test_stop_ends_it_and_tells_what_there_is(notebook: Notebook) -> None:
-    begin(notebook)
-
-    stop(notebook)
-
-    expect(notebook.stop_button(RUN)).to_have_count(0)
-    assert re.search(r"stopped at [\d,]+ of 20,000", notebook.output_text(RUN))
-    assert 200 <= done(notebook) < 20_000
-    expect(notebook.outputs(RUN).first.locator("tbody tr").nth(4)).to_be_visible()
+def test_the_line_tells_time_cost_and_rate(running: Notebook) -> None:
+    assert re.search(
+        r"[\d,]+ of 40,000 · (\d+ min )?\d+ s left · \$0\.\d+ of \$2\.00, about \$[\d.]+ in all · "
+        r"[\d,]+ rows/s · \d+ at once",
+        running.output_text(LONG),
+    )
 
 
-def test_stop_ends_run_all(notebook: Notebook) -> None:
-    notebook.start_all()
-    notebook.until(lambda: done(notebook) > 100, "rows are on screen")
+def test_the_first_rows_are_there_while_it_runs(running: Notebook) -> None:
+    table = running.outputs(LONG).locator("table")
 
-    stop(notebook)
-
-    expect(notebook.prompt(NEXT)).to_have_text("[ ]:")
-    assert not (notebook.path.parent / "ran").exists()
+    expect(table.locator("tbody tr")).to_have_count(5)
+    expect(table.get_by_role("columnheader")).to_have_text(["text", "stars", "topic", "positive"])
+    expect(table.get_by_text("The soles came off after a week. (0)")).to_be_visible()
 
 
-def test_the_toolbars_button_ends_it_as_well(notebook: Notebook) -> None:
-    begin(notebook)
+def test_row_and_page_stand_still(running: Notebook) -> None:
+    expect(running.outputs(LONG).get_by_text("…", exact=True)).to_have_count(0)
+    running.cells.nth(LONG).evaluate(PLACES, "[role=progressbar]")
+    below = running.cells.nth(SHORT).bounding_box()
 
-    notebook.interrupt()
-    notebook.wait(seconds=2)
+    more(running, 500)
 
-    assert re.search(r"stopped at [\d,]+ of 20,000", notebook.output_text(RUN))
-
-
-def test_row_and_page_stand_still(notebook: Notebook) -> None:
-    begin(notebook)
-    notebook.scroll_to(RUN)
-    expect(notebook.outputs(RUN).locator("tbody tr")).to_have_count(5)
-    notebook.cells.nth(RUN).evaluate(PLACES, "[role=progressbar]")
-    table = notebook.outputs(RUN).locator("table")
-    below: Any = notebook.cells.nth(SHORT).bounding_box()
-    before = done(notebook)
-
-    notebook.until(lambda: done(notebook) > before + 300, "more rows")
-
-    assert len(notebook.page.evaluate("window.places")) == 1
-    assert notebook.cells.nth(SHORT).bounding_box() == below
-    expect(table).to_have_count(1)
-    stop(notebook)
+    assert len(running.page.evaluate("window.places")) == 1
+    assert running.cells.nth(SHORT).bounding_box() == below
 
 
-def test_the_final_form_stands_where_the_widget_stood(notebook: Notebook) -> None:
-    begin(notebook, SHORT, rows=500)
+def test_what_is_selected_and_opened_stays_so(running: Notebook) -> None:
+    """A cell of the first rows, and the plan with its prompts."""
+    plan = running.outputs(LONG).locator("details", has_text="at most")
+    prompt = plan.locator("pre").first
+    expect(prompt).to_be_hidden()
+    plan.locator("summary").click()
+    running.outputs(LONG).locator("tbody td").first.select_text()
+
+    more(running, 300)
+
+    assert running.page.evaluate("getSelection().toString()").startswith("The soles came off")
+    expect(prompt).to_have_text(
+        "Classify this review for a shoe shop: The soles came off after a week. (0)"
+    )
+
+
+@pytest.mark.parametrize("theme", ["Dark", "Light"])
+def test_readable_in(running: Notebook, theme: str) -> None:
+    running.theme(f"JupyterLab {theme}")
+    running.scroll_to(LONG)
+
+    found = running.inks(LONG)
+    running.screenshot(f"rows-{theme.lower()}")
+
+    assert "Stop" in {each["text"] for each in found}
+    assert [each for each in found if each["contrast"] < LEAST_CONTRAST] == []
+
+
+def test_a_page_that_shows_the_widget_keeps_it(running: Notebook) -> None:
+    """After the time in which others get plain updates."""
+    running.until(lambda: done(running, LONG) >= 1_500, "1,500 rows")
+
+    expect(running.stop_button(LONG)).to_be_visible()
+
+
+def test_the_toolbars_button_ends_it_as_well(running: Notebook) -> None:
+    running.interrupt()
+    running.wait(seconds=5)
+
+    assert re.search(r"Stopped at [\d,]+ of 40,000 rows", running.output_text(LONG))
+    expect(running.stop_button(LONG)).to_have_count(0)
+
+
+# --- when it has ended
+
+
+def test_the_final_form_stands_where_the_widget_stood(notebook: Notebook, story: Story) -> None:
+    notebook.run(LEFT)
+    before = notebook.output_text(LEFT)
+    notebook.start(SHORT)
+    expect(notebook.stop_button(SHORT)).to_be_enabled()
+    notebook.until(lambda: done(notebook, SHORT) >= 200, "200 rows are on screen")
     table = notebook.outputs(SHORT).locator("table").first
     live: Any = table.bounding_box()
 
@@ -154,72 +283,26 @@ def test_the_final_form_stands_where_the_widget_stood(notebook: Notebook) -> Non
 
     assert abs(live["x"] - final["x"]) <= 1
     assert abs(live["y"] - final["y"]) <= 1
-
-
-def test_what_is_selected_in_the_first_rows_stays_selected(notebook: Notebook) -> None:
-    begin(notebook)
-    expect(notebook.outputs(RUN).get_by_text("…", exact=True)).to_have_count(0)
-    notebook.outputs(RUN).locator("tbody td").first.select_text()
-    selected = notebook.page.evaluate("getSelection().toString()")
-    before = done(notebook)
-
-    notebook.until(lambda: done(notebook) > before + 300, "more rows")
-
-    assert selected
-    assert notebook.page.evaluate("getSelection().toString()") == selected
-    stop(notebook)
-
-
-def test_a_plan_that_was_opened_stays_open(notebook: Notebook) -> None:
-    begin(notebook)
-    plan = notebook.outputs(RUN).locator("details", has_text="at most")
-    prompt = plan.locator("pre").first
-    expect(prompt).to_be_hidden()
-
-    plan.locator("summary").click()
-    before = done(notebook)
-    notebook.until(lambda: done(notebook) > before + 300, "more rows")
-
-    expect(prompt).to_be_visible()
-    stop(notebook)
-
-
-def test_it_is_saved_as_ordinary_output(notebook: Notebook) -> None:
-    notebook.run(LEFT)
-    before = notebook.output_text(LEFT)
-    notebook.run(SHORT)
-
-    saved = notebook.save()
-
-    (output,) = saved["cells"][SHORT]["outputs"]
-    assert sorted(output["data"]) == ["text/html", "text/plain"]
-    assert "3,000 rows" in "".join(output["data"]["text/plain"])
-    assert "widget-view" not in json.dumps(saved["cells"])
     notebook.run(LEFT)
     assert notebook.output_text(LEFT) == before
 
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
-def test_readable_in(notebook: Notebook, theme: str) -> None:
+def test_errors_and_dry_run_are_readable_in(
+    notebook: Notebook, story: Story, provider: LoadServer, theme: str
+) -> None:
     notebook.theme(f"JupyterLab {theme}")
-    begin(notebook, rows=2_100)
-    notebook.scroll_to(RUN)
+    provider.set(fail_every=20, fail_status=400)
+    notebook.run(FAULTY)
+    provider.set(fail_every=0)
+    notebook.run(DRY)
+    notebook.scroll_to(FAULTY)
+    notebook.screenshot(f"rows-errors-{theme.lower()}")
+    notebook.scroll_to(DRY)
+    notebook.screenshot(f"rows-dry-{theme.lower()}")
 
-    found = notebook.inks(RUN)
-    notebook.screenshot(f"rows-{theme.lower()}")
-    notebook.outputs(RUN).locator("summary", has_text="at most").click()
-    notebook.screenshot(f"rows-plan-{theme.lower()}")
-    stop(notebook)
-    notebook.screenshot(f"rows-stopped-{theme.lower()}")
+    found = notebook.inks(FAULTY) + notebook.inks(DRY)
 
-    assert "Stop" in {each["text"] for each in found}
+    assert any("said 400" in each["text"] for each in found)
+    assert any("The limit of" in each["text"] or "ends it early" in each["text"] for each in found)
     assert [each for each in found if each["contrast"] < LEAST_CONTRAST] == []
-
-
-def test_a_page_that_shows_the_widget_keeps_it(notebook: Notebook) -> None:
-    notebook.run(HURRY)
-
-    begin(notebook, rows=1_300)
-
-    expect(notebook.stop_button(RUN)).to_be_visible()
-    stop(notebook)
