@@ -165,11 +165,12 @@ class Quota:
             turn, self._next = self._next or _Turn(), None
         told: _Told = []
         try:
-            told += self._keep(turn.keeps)
+            # At once: their rows' places are free for others.
+            _tell(self._keep(turn.keeps))
             self._book(turn.closed)
             told += self._grant(turn.holds)
         except BaseException as error:
-            # A fault of ours: nobody may be left waiting for ever.
+            # A fault of ours: nobody may be left waiting for ever. Who is told already stays so.
             known = {future for future, _ in told}
             waiting = [kept.future for kept in turn.keeps] + [one.future for one in turn.holds]
             told += [(future, error) for future in waiting if future not in known]

@@ -226,23 +226,32 @@ async def _once(
             return hold
         answer.request = hold.worst.request
         try:
-            # Not before the hold: what waits for the ledger would be taken for a slow server.
+            # Not before the hold: what waits for the ledger would be taken for a slow server. And
+            # to the end: so many are lost at most when the process is killed.
             async with Lane(call.gate, call.at_once, call.stopped) as lane:
                 listen = partial(
                     _listen, answer, hold, wire=wire, sink=sink, limits=call.limits, lane=lane
                 )
                 await persist(listen, call.limits, sink, lane)
-            answer.judge()
-            try:
-                response = await _read(request, answer.response())
-            except InvalidAnswer as error:
-                error.cost = await hold.price(answer)
-                raise
-            # Before the hold is settled: whoever waits for it looks here next.
-            response = await call.quota.keep(hold, answer, response, print_, call.shelf)
+                return await _kept(request, print_, answer, hold, call)
         finally:
             hold.settle(answer)
-    return response
+
+
+async def _kept(
+    request: Request, print_: Fingerprint, answer: Answer, hold: Hold, call: Call
+) -> Response:
+    """The answer, judged and read; and kept before its hold is settled.
+
+    Whoever waits for the hold looks into the cache next.
+    """
+    answer.judge()
+    try:
+        response = await _read(request, answer.response())
+    except InvalidAnswer as error:
+        error.cost = await hold.price(answer)
+        raise
+    return await call.quota.keep(hold, answer, response, print_, call.shelf)
 
 
 async def _hold(
