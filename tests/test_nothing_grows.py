@@ -25,6 +25,7 @@ PROSE = Reply("Some **words**. " * 20)
 CODE = Reply("```python\nx = 1\n```\n")
 CITIES = Reply('{"result": [{"name": "Osorno", "people": 5}, {"name": "Arica", "people": 7}]}')
 WRONG = Reply('{"result": [{"name": "Osorno", "people": "many"}]}')
+LATE = Reply("At last.", delay=0.2)
 SLOW = Reply("One two three four. " * 200, tokens_per_second=400)
 
 
@@ -37,12 +38,14 @@ class Cell:
         replies: What the server answers, in order; none where it is not asked.
         error: The class of the error that it ends with.
         stop: Whether it is interrupted while it streams.
+        pieces: So many of the first answer have come before it is.
     """
 
     source: str
     replies: tuple[Reply, ...] = ()
     error: str = ""
     stop: bool = False
+    pieces: int = 5
 
 
 CELLS = (
@@ -73,6 +76,18 @@ CELLS = (
     Cell("%%llm broken << --no-cache --bg\nHello", (FAULTS["cut"],)),
     Cell("broken.result()", (), "StreamBroken"),
     Cell("%%llm --dry-run\nHello"),
+    Cell("%%llm_map rows out << --no-cache\nOf {{ text }}", (PROSE,) * 6),
+    Cell("%%llm_map rows out << --no-cache --quiet\nOf {{ text }}", (PROSE,) * 6),
+    Cell("%%llm_map rows --no-cache --schema list[City] --repairs 0\n{{ text }}", (WRONG,) * 6),
+    Cell("%%llm_map rows out << --no-cache\nOf {{ nothing }}", (), "PromptError"),
+    Cell("%%llm_map rows --dry-run\nOf {{ text }}"),
+    Cell(
+        "%%llm_map rows out << --no-cache --concurrency 2\nStop {{ text }}",
+        (PROSE, PROSE, LATE, LATE),
+        "Interrupted",
+        stop=True,
+        pieces=0,
+    ),
     Cell("%%llm --fresh\nWhat is in {{ picture }}?", (PROSE,)),
     Cell("%%llm\n{{ nobody }}", (), "PromptError"),
     Cell("%%llm --no-cache\nHello", (FAULTS["bad_key"],), "AuthenticationFailed"),
@@ -95,6 +110,7 @@ from typing import TypedDict
 from PIL import Image
 City = TypedDict("City", {"name": str, "people": int})
 picture = Image.new("RGB", (2, 2))
+rows = [{"text": f"review {n}"} for n in range(6)]
 """
 COUNT = """
 import asyncio, gc, os, threading
@@ -174,7 +190,7 @@ def go_through(kernel: Kernel, server: ScriptedServer) -> None:
         request = kernel.start(cell.source)
         if cell.stop:
             server.wait_for_requests(len(cell.replies))
-            while server.requests[0].sent_chunks < 5:
+            while server.requests[0].sent_chunks < cell.pieces:
                 time.sleep(0.002)
             kernel.manager.interrupt_kernel()
         shown = kernel.finish(request)
