@@ -153,7 +153,7 @@ def test_nothing_of_the_notebook_is_run(tables: Terminal) -> None:
     tables["trap"] = Trap()
     tables["traps"] = [Trap()]
 
-    for cell in ("%%llm_map tr", "%%llm_map trap\n{{ te", "%%llm_map traps\n{{ te"):
+    for cell in ("%%llm_map tr", "%%llm_map trap\n{{ tex", "%%llm_map traps\n{{ tex"):
         ours(tables, cell)
     assert not Trap.ran
     assert "trap" not in ours(tables, "%%llm_map tr")
