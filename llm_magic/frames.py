@@ -84,6 +84,8 @@ def plain(value: Any) -> Any:
     """Nested objects as dicts, members of an Enum as their values: what a column can hold."""
     if isinstance(value, enum.Enum):
         return value.value
+    if getattr(type(value), "__pydantic_root_model__", False):
+        return plain(value.root)
     if (fields := fields_of(value)) is not None:
         return fields
     if isinstance(value, list | tuple | set | frozenset):

@@ -62,6 +62,10 @@ class Title(TypedDict):
     title: str
 
 
+class Names(RootModel[list[str]]):
+    pass
+
+
 BERLIN = ZoneInfo("Europe/Berlin")
 # Few of each, so that columns of one zone come as often as mixed ones.
 ZONES = st.sampled_from([None, dt.UTC, BERLIN, dt.timezone(dt.timedelta(hours=-5, minutes=-30))])
@@ -106,6 +110,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     tuple[int, str]: st.tuples(INTEGERS, st.text(max_size=2)),
     dict[str, int]: st.dictionaries(st.text(max_size=2), INTEGERS, max_size=3),
     list[Part]: st.lists(PARTS, max_size=2),
+    list[Names]: st.lists(st.builds(Names, st.lists(st.text(max_size=2))), max_size=2),
     dict[str, Part]: st.dictionaries(st.text(max_size=2), PARTS, max_size=2),
 }
 NAMES = {type_: str(getattr(type_, "__name__", type_)) for type_ in VALUES}
@@ -264,6 +269,7 @@ SAMPLES = [
         "list<item: struct<n: int64, name: string, made: date32[day], sizes: list<item: double>>>",
     ),
     (dict[str, int], {"a": 1}, "object", "Object", "map<string, int64>"),
+    (list[Names], [Names(["a"])], "object", "List(List(String))", "list<item: list<item: string>>"),
 ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pydantic import BaseModel
 
@@ -268,6 +269,31 @@ def test_a_sample_has_its_rows_of_the_frame(library: str) -> None:
 def test_a_sample_keeps_the_labels_of_its_rows() -> None:
     result = numbers(pd.DataFrame({"text": list("0123")}, index=list("wxyz")), sample=2)
     assert list(result.index) == ["w", "y"]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pa.array(["3", "1", "2"], pa.string_view()),
+        pc.run_end_encode(pa.array(["3", "1", "2"])),
+        pa.array(["3", "1", "2"]).dictionary_encode(),
+    ],
+    ids=lambda each: str(each.type),
+)
+def test_a_sample_of_texts_in_arrows_newer_forms(texts: Any) -> None:
+    """polars gives pyarrow its texts by views."""
+    result = numbers(pa.table({"text": texts}), sample=2)
+    assert result["text"].type == texts.type
+    assert column(result, "n") == [3, 1]
+
+
+@pytest.mark.parametrize(
+    "frame", [pd.DataFrame(index=[5, 6]), pa.table({"a": [1, 2]}).select([])], ids=str
+)
+def test_a_frame_without_columns_has_its_rows(frame: Any) -> None:
+    for sample, count in ((None, 2), (1, 1)):
+        result = map_rows(frame, "Say something.", quiet=True, sample=sample)
+        assert column(result, "answer") == ["No."] * count
 
 
 def test_an_item_of_an_iterator_that_is_no_row_fails_alone(server: ScriptedServer) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,6 +166,7 @@ def test_a_cell_of_ten_megabytes_is_sent_whole(server: ScriptedServer, library: 
     [
         ([1, 2], "Row 0 is 1, which has no columns; nothing was sent.", '[{"n": n} for'),
         (["a", ("b", 1)], "Row 1 is ('b', 1), which has no columns", "columns=[...]"),
+        (["a", Path("b")], "Row 1 is PosixPath('b'), which has no columns", "list(paths)"),
         ([object], "Row 0 is <class 'object'>, which", "vars(each)"),
         (iter([3]), "Row 0 is 3, which has no columns; nothing was sent.", '[{"n": n} for'),
         ({"text": ["a"]}, "A dict is no table; nothing was sent.", "[row]"),

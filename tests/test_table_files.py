@@ -111,6 +111,12 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder(tmp_path: Path)
     assert numbers(folder)["n"].tolist() == [4]
 
 
+def test_a_list_of_paths_is_those_files_in_its_order(notes: Path) -> None:
+    result = numbers([notes / "b.txt", notes / "gone.txt", notes / "a.txt"])
+    assert result["n"].tolist() == [2, pd.NA, 1]
+    assert "cannot be read (No such file" in result["_error"][1]
+
+
 def test_a_template_sees_path_and_name(notes: Path, server: ScriptedServer) -> None:
     numbers("notes/a.txt*", "{{ path }} {{ name }} {{ row.text | length }}")
     assert asked(server) == [f"notes{os.sep}a.txt a.txt 6"]

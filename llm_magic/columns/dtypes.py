@@ -135,6 +135,8 @@ def to_polars(name: str, column: Column, count: int, places: Sequence[int] | Non
 def _polars_type(kind: Kind, facts: Facts) -> Any:
     import polars as pl
 
+    if kind.root:
+        return _polars_type(kind.part, facts)
     if kind.name == "list":
         return pl.List(_polars_type(kind.part, facts))
     # A map is none of these: a struct would have all keys of all rows.
@@ -211,6 +213,8 @@ def _dictionary(kind: Kind) -> Callable[[list[Any]], Any]:
 def _arrow_type(kind: Kind, facts: Facts) -> Any:
     import pyarrow as pa
 
+    if kind.root:
+        return _arrow_type(kind.part, facts)
     if kind.name == "list":
         return pa.list_(_arrow_type(kind.part, facts))
     if kind.name == "map":

@@ -123,6 +123,8 @@ def _inside(kind: Kind, facts: Facts) -> Callable[[Any], Any] | None:
     if kind.name not in _NESTED:
         return None
     parts = {name: fitter(part, facts) for name, part in kind.parts}
+    if kind.root:
+        return lambda value: parts["root"](value.root)
     if kind.name == "struct":
         return lambda value: {
             name: fit(each)

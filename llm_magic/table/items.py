@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_magic.columns import Column
@@ -35,7 +35,9 @@ def _row(item: Any) -> dict[str, Any] | None:
 
 def _no_row(item: Any, place: int, lost: str) -> PromptError:
     fix = 'Rows are dicts, texts or objects with fields: [{"n": n} for n in numbers]'
-    if isinstance(item, list | tuple):
+    if isinstance(item, os.PathLike):
+        fix = "Files are rows where all are paths: list(paths)"
+    elif isinstance(item, list | tuple):
         fix = "Name the columns: pd.DataFrame(rows, columns=[...])"
     elif hasattr(item, "__dict__"):
         fix = "Make dicts of the objects: [vars(each) for each in rows]"
@@ -49,9 +51,8 @@ class Items:
         PromptError: An item is none of these.
     """
 
-    def __init__(self, data: Iterable[Any]) -> None:
-        # What the user does to the list later is not done to this one.
-        self._data = list(data)
+    def __init__(self, data: Sequence[Any]) -> None:
+        self._data = data
         names: dict[str, None] = {}
         for place, item in enumerate(self._data):
             row = _row(item)

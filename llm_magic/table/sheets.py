@@ -115,9 +115,12 @@ class _NarwhalsSheet:
             return
         frame = self._readable.select(names)
         for some in _batches(self.count, places, self._batch):
-            piece = frame[some] if isinstance(some, slice) else frame[list(some)]
+            piece = frame[some] if isinstance(some, slice) else self._chosen(frame, some)
             for row in piece.iter_rows(named=True, buffer_size=_BATCH):
                 yield {name: cell(value) for name, value in row.items()}
+
+    def _chosen(self, frame: Any, places: Sequence[int]) -> Any:
+        return frame[list(places)]
 
 
 class PolarsSheet(_NarwhalsSheet):
@@ -135,7 +138,7 @@ class PolarsSheet(_NarwhalsSheet):
         made = [to_polars(name, column, count, places) for name, column in columns.items()]
         if not self.names:
             # Without columns it has no rows to choose from.
-            return self._frame.with_columns(made)
+            return type(self._frame)(made)
         rows = self._frame.head(count) if places is None else self._frame[list(places)]
         return rows.with_columns(made)
 
@@ -147,16 +150,23 @@ class ArrowSheet(_NarwhalsSheet):
         names = unique(frame.column_names)
         super().__init__(frame, frame.rename_columns(names), frame.nbytes)
 
+    def _chosen(self, frame: Any, places: Sequence[int]) -> Any:
+        import narwhals as nw
+
+        return nw.from_native(_taken(frame.to_native(), places), eager_only=True)
+
     def frame(
         self, columns: Mapping[str, Column], count: int, places: Sequence[int] | None = None
     ) -> Any:
         """Its columns and these, or of some rows only."""
         import pyarrow as pa
 
-        table = self._frame
-        rows = table.slice(0, count) if places is None else table.take(pa.array(places, pa.int64()))
-        for name, column in columns.items():
-            values = to_arrow(column, count, places)
+        made = {name: to_arrow(column, count, places) for name, column in columns.items()}
+        if not self.names:
+            # Without columns it has no rows to choose from.
+            return pa.table(made)
+        rows = self._frame.slice(0, count) if places is None else _taken(self._frame, places)
+        for name, values in made.items():
             there = [place for place, each in enumerate(rows.column_names) if each == name]
             for extra in reversed(there[1:]):
                 rows = rows.remove_column(extra)
@@ -166,6 +176,17 @@ class ArrowSheet(_NarwhalsSheet):
                 else rows.append_column(name, values)
             )
         return rows
+
+
+def _taken(table: Any, places: Sequence[int]) -> Any:
+    """Some rows of a table of pyarrow."""
+    import pyarrow as pa
+
+    try:
+        return table.take(pa.array(places, pa.int64()))
+    except NotImplementedError:
+        # It cannot choose among texts by views, which polars gives it, nor among runs.
+        return pa.concat_tables([table.slice(0, 0), *(table.slice(each, 1) for each in places)])
 
 
 def _used(names: list[str], uses: Collection[str] | None) -> list[str]:

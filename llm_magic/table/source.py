@@ -66,8 +66,8 @@ def source(data: Any) -> Source:
 
     Args:
         data: A data frame or series of pandas, polars or pyarrow; a list of mappings, texts or
-            objects with fields; an iterator of these, whose rows are not kept; a pattern of files
-            or a folder.
+            objects with fields; an iterator of these, whose rows are not kept; a pattern of files,
+            a folder, or a list of ``Path``.
 
     Raises:
         PromptError: It is no table, or has no rows yet.
@@ -75,7 +75,7 @@ def source(data: Any) -> Source:
     if isinstance(data, str | os.PathLike):
         return Files(files.matching(data))
     if isinstance(data, list | tuple) and not hasattr(data, "_asdict"):
-        return Items(data)
+        return _of_items(data)
     family = {base.__module__.partition(".")[0] for base in type(data).__mro__}
     if family & {"pandas", "modin"}:
         return _of_pandas(data)
@@ -92,7 +92,15 @@ def source(data: Any) -> Source:
     if not isinstance(data, Iterable) or hasattr(data, "shape"):
         raise _no_table(data)
     # A set, a deque, the values of a dict: read once, so that an answer stands beside its row.
-    return Items(data) if isinstance(data, Sized) else Stream(iter(data))
+    return _of_items(data) if isinstance(data, Sized) else Stream(iter(data))
+
+
+def _of_items(data: Iterable[Any]) -> Source:
+    # A copy: what the user does to the list later is not done to this one.
+    items = list(data)
+    if items and all(isinstance(each, os.PathLike) for each in items):
+        return Files([*map(os.fspath, items)])
+    return Items(items)
 
 
 def _of_pandas(data: Any) -> Source:
