@@ -230,9 +230,19 @@ class Run:
         for _ in range(workers):
             await self._queue.put(None)
 
+    def _pulled(self, size: int) -> list[tuple[int, Mapping[str, Any]]]:
+        """The next rows. Those before the failure of an iterator are rows all the same."""
+        rows: list[tuple[int, Mapping[str, Any]]] = []
+        try:
+            for row in itertools.islice(self._rows, size):
+                rows.append(row)  # noqa: PERF402
+        except LLMError as error:
+            self.outcome.ended = self.outcome.ended or error
+        return rows
+
     def _prepare(self, size: int) -> _Batch | None:
         """Renders rows and looks them up, on a thread: templates run the notebook's code."""
-        rows = list(itertools.islice(self._rows, size))
+        rows = self._pulled(size)
         if not rows:
             return None
         batch = _Batch([], [], [], [])

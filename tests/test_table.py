@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from llm_magic import map_rows, totals
-from llm_magic.errors import PromptError
+from llm_magic.errors import PromptError, RowsWarning
 from llm_magic.testing import ScriptedServer
 from tests.tables import (
     LIBRARIES,
@@ -301,6 +301,26 @@ def test_an_item_of_an_iterator_that_is_no_row_fails_alone(server: ScriptedServe
     assert column(result, "n") == [1, None, 2]
     assert "Row 1 is 17, which has no columns; it was not sent." in column(result, "_error")[1]
     assert len(server.requests) == 2
+
+
+def test_rows_before_the_failure_of_a_generator_are_answered() -> None:
+    def broken() -> Iterator[str]:
+        yield from "0123456789" * 4
+        raise OSError("disk gone")
+
+    with pytest.warns(RowsWarning, match=r"failed with OSError where row 40 was due \(disk gone\)"):
+        result = numbers(broken())
+    assert column(result, "n") == [*range(10)] * 4
+
+
+def test_a_generator_that_fails_before_its_first_row_is_refused(server: ScriptedServer) -> None:
+    def broken() -> Iterator[str]:
+        raise OSError("disk gone")
+        yield ""
+
+    with pytest.raises(PromptError, match=r"failed with OSError where row 0 was due \(disk gone\)"):
+        numbers(broken())
+    assert server.requests == []
 
 
 def test_a_generator_that_has_given_its_rows_is_refused() -> None:

@@ -158,7 +158,8 @@ class Stream:
             raise PromptError(
                 f"The iterator failed with {type(error).__name__} where row {self._next:,} was due "
                 f"({error}); the rows from there on were not sent.",
-                fix="Mend it and run the cell again: the answers that came are in the cache.",
+                fix="Mend it, or keep its rows first, which may need the cell's own thread: "
+                "rows = list(rows)",
             ) from error
 
     def frame(
