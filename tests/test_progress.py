@@ -5,8 +5,13 @@ from decimal import Decimal
 
 import pytest
 
+from llm_magic.bounds import Purse
+from llm_magic.errors import ProviderError
+from llm_magic.gate import Gate
+from llm_magic.outcome import Outcome
 from llm_magic.progress import NO_CAP, Plan, Standing, duration
-from llm_magic.types import Usage
+from llm_magic.table import source
+from llm_magic.types import Response, Usage
 
 PLAN = Plan(rows=5_000, looked_at=5_000, worst=Decimal(4), worst_tokens=9_000, model="m")
 HALF = Standing(
@@ -188,3 +193,87 @@ def test_a_budget_that_is_not_enough_is_told_before(
 def test_more_rows_cached_and_equal_than_there_are_leaves_none_to_ask() -> None:
     """The counts may be reckoned from a part, and rounded."""
     assert replace(PLAN, cached=4_000, equal=1_001).to_ask == 0
+
+
+# --- what is expected of the rows that are left
+
+
+ASKED = Response("a", Usage(9, 1), "m", "stop", value="a", cost=Decimal("0.01"))
+FOUND = replace(ASKED, cached=True, cost=Decimal(0))
+
+
+@pytest.fixture
+def purse() -> Purse:
+    return Purse()
+
+
+@pytest.fixture
+def half_cached(purse: Purse) -> Outcome:
+    """A run over 1,000 rows of which the first half was there at once."""
+    outcome = Outcome(source([{"text": "x"}] * 1_000), None)
+    outcome.begin(Gate(), purse, None)
+    for place in range(500):
+        outcome.answered(place, FOUND, None)
+    return outcome
+
+
+def ask(outcome: Outcome, purse: Purse, rows: range) -> None:
+    """The server answers these rows, for a cent each."""
+    for place in rows:
+        outcome.answered(place, ASKED, None)
+        purse.spent += 10_000_000
+
+
+def test_rows_that_were_there_promise_no_end_and_no_price(half_cached: Outcome) -> None:
+    half_cached.to_ask = 500
+
+    standing = half_cached.standing(1_000)
+
+    assert (standing.left, standing.projected) == (None, None)
+
+
+def test_time_and_cost_are_expected_from_rows_that_were_asked(
+    half_cached: Outcome, purse: Purse
+) -> None:
+    half_cached.to_ask = 500
+    ask(half_cached, purse, range(500, 600))
+
+    standing = half_cached.standing(1_000)
+
+    assert standing.cost == 1
+    assert standing.projected == 5
+    assert standing.left == pytest.approx(4 * standing.seconds)
+
+
+def test_where_nobody_looked_the_rest_is_as_the_rows_lately(
+    half_cached: Outcome, purse: Purse
+) -> None:
+    """One in six was asked, so far."""
+    ask(half_cached, purse, range(500, 600))
+
+    assert half_cached.standing(1_000).projected == pytest.approx(Decimal(1 + 400 / 600))
+
+
+def test_more_asked_than_were_thought_missing_is_not_the_end(
+    half_cached: Outcome, purse: Purse
+) -> None:
+    half_cached.to_ask = 50
+    ask(half_cached, purse, range(500, 600))
+
+    standing = half_cached.standing(1_000)
+
+    assert standing.left
+    assert standing.projected
+    assert standing.projected > 1
+
+
+def test_rows_asked_again_are_counted_anew(half_cached: Outcome, purse: Purse) -> None:
+    ask(half_cached, purse, range(500, 990))
+    for place in range(990, 1_000):
+        half_cached.failed(place, ProviderError("no"))
+
+    half_cached.begin(Gate(), Purse(), half_cached.missing())
+    standing = half_cached.standing(10)
+
+    assert (standing.done, standing.failed, standing.cached, standing.asked) == (0, 0, 0, 0)
+    assert standing.line().startswith("0 of 10 · ")

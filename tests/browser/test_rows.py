@@ -38,7 +38,7 @@ reviews = pd.DataFrame({{"id": range(40_000), "text": texts}})"""
 PROMPT = "Classify this review for a shoe shop: {{ text }}"
 KEPT, NEXT, BOUND, LONG, SHORT, FAULTY, DRY, LEFT = range(1, 9)
 CELLS = [
-    f"%%llm_map reviews.head(2000) kept << --schema Review\n{PROMPT}",
+    f"%%llm_map reviews.head(1500) kept << --schema Review\n{PROMPT}",
     "open('ran', 'a').write('x')",
     "len(kept), int(kept._error.isna().sum()), int(kept.stars.notna().sum())",
     f"%%llm_map reviews results << --schema Review --max-cost 2 --no-cache\n{PROMPT}",
@@ -132,9 +132,9 @@ def story(notebook: Notebook, provider: LoadServer) -> Story:
 
 
 def test_stop_ends_it_and_tells_what_there_is(story: Story) -> None:
-    assert re.search(rf"2,000 rows: {story.paid:,} asked, [\d,]+ not sent · \$0\.0", story.output)
-    assert f"Stopped at {story.paid:,} of 2,000 rows." in story.output
-    assert 300 <= story.paid < 2_000
+    assert re.search(rf"1,500 rows: {story.paid:,} asked, [\d,]+ not sent · \$0\.0", story.output)
+    assert f"Stopped at {story.paid:,} of 1,500 rows." in story.output
+    assert 300 <= story.paid < 1_500
     assert "The soles came off" in story.output
 
 
@@ -144,19 +144,19 @@ def test_stop_ends_run_all(story: Story) -> None:
 
 
 def test_what_came_before_the_stop_is_bound(story: Story) -> None:
-    assert story.bound == f"(2000, {story.paid}, {story.paid})"
+    assert story.bound == f"(1500, {story.paid}, {story.paid})"
 
 
 def test_the_same_cell_goes_on_where_it_was_stopped(story: Story) -> None:
-    assert story.paid_again == 2_000
-    assert f"{2_000 - story.paid:,} asked, {story.paid:,} cached" in story.output_again
+    assert story.paid_again == 1_500
+    assert f"{1_500 - story.paid:,} asked, {story.paid:,} cached" in story.output_again
 
 
 def test_it_is_saved_as_ordinary_output(story: Story) -> None:
     display, error = story.saved["cells"][KEPT]["outputs"]
 
     assert sorted(display["data"]) == ["text/html", "text/plain"]
-    assert display["data"]["text/plain"][0].startswith("2,000 rows: ")
+    assert display["data"]["text/plain"][0].startswith("1,500 rows: ")
     assert error["ename"] == "Interrupted"
     assert "widget-view" not in json.dumps(story.saved["cells"])
     assert "progressbar" not in json.dumps(story.saved["cells"])
@@ -233,9 +233,8 @@ def test_what_is_selected_and_opened_stays_so(running: Notebook) -> None:
     more(running, 300)
 
     assert running.page.evaluate("getSelection().toString()").startswith("The soles came off")
-    expect(prompt).to_have_text(
-        "Classify this review for a shoe shop: The soles came off after a week. (0)"
-    )
+    expect(prompt).to_be_visible()
+    expect(prompt).to_contain_text(f"{PROMPT[:34]} The soles came off after a week. (0)")
 
 
 @pytest.mark.parametrize("theme", ["Dark", "Light"])
