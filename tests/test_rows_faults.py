@@ -256,7 +256,9 @@ def test_a_server_that_fails_always_is_asked_no_more(scripted: ScriptedServer) -
         assert counts["not_sent"] == 300 - counts["failed"]
 
 
-@pytest.mark.parametrize("fault", ["bad_key", "out_of_credit", "unknown_model", "rate_limited_long"])
+@pytest.mark.parametrize(
+    "fault", ["bad_key", "out_of_credit", "unknown_model", "rate_limited_long"]
+)
 def test_what_no_row_is_to_blame_for_ends_the_run(scripted: ScriptedServer, fault: str) -> None:
     with fresh(scripted):
         scripted.enqueue(*[FAULTS[fault]] * 50)
