@@ -130,5 +130,9 @@ def _count(session: Session, found: _Found, request: Request, kept: Response | N
     out = worst.output_tokens
     if found.tokens is not None:
         found.tokens = None if out is None else found.tokens + worst.input_tokens + out
+    cost = worst.cost
+    if cost is None and session.desk.prices.worst(request.model, request.base_url, 1, 1) == 0:
+        # Without a cap there is no most, but of nothing.
+        cost = Decimal(0)
     if found.worst is not None:
-        found.worst = None if worst.cost is None else found.worst + worst.cost
+        found.worst = None if cost is None else found.worst + cost
