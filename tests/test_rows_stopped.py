@@ -30,9 +30,7 @@ def loaded() -> Iterator[LoadServer]:
 
 
 @pytest.fixture
-def environment(
-    loaded: LoadServer, monkeypatch: pytest.MonkeyPatch, keeping: None
-) -> Iterator[LoadServer]:
+def environment(loaded: LoadServer, monkeypatch: pytest.MonkeyPatch, keeping: None) -> LoadServer:
     """The load server as the provider; answers are kept."""
     chosen = {
         "OPENAI_BASE_URL": loaded.url,
@@ -44,7 +42,7 @@ def environment(
         monkeypatch.setenv(name, value)
     loaded.set(latency=0.05)
     loaded.reset()
-    yield loaded
+    return loaded
 
 
 def until(done: Callable[[], bool], patience: float = 60.0) -> None:
