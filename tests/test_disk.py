@@ -23,9 +23,9 @@ from typing import Any
 import diskcache
 import pytest
 
-from llm_magic.entries import Entry, fingerprint, pack, unpack
+from llm_magic.entries import Entry, Row, fingerprint, pack, unpack
 from llm_magic.errors import StoreWarning
-from llm_magic.stores import disk, reader, writer
+from llm_magic.stores import disk, many, reader, writer
 from llm_magic.stores.cache_file import CacheFile
 from llm_magic.stores.disk import DiskCache
 from llm_magic.types import Request, Usage
@@ -856,6 +856,7 @@ def test_what_waits_is_written_bit_by_bit_and_whole_at_the_end(
     place: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
 ) -> None:
     monkeypatch.setattr(disk, "_WRITING", -1.0)
+    monkeypatch.setattr(many, "ROWS_AT_ONCE", 1)
     cache = DiskCache(place, trouble=told)
     monkeypatch.setattr(disk, "RETRY", 3600.0)
     with locked(place):
@@ -1596,7 +1597,7 @@ def test_a_transaction_that_an_interrupt_left_open_is_ended(place: Path) -> None
     plain._con.execute("DELETE FROM Cache")
     plain._txn_id = threading.get_ident()
 
-    plain.keep("a", b"one", [])
+    plain.keep([Row("a", b"one", time.time())], [])
 
     assert plain._txn_id is None
     assert fully(DiskCache(place))

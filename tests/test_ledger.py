@@ -1,6 +1,7 @@
 """The ledger's rules one by one, its faults, and all of it against a model that adds up anew."""
 
 import errno
+import gc
 import os
 import random
 import re
@@ -318,6 +319,25 @@ def test_a_limit_that_never_frees_is_told_before_all_others(ledger, first):
     refused = ledger.hold(Claim("b", ONE), [never, late] if first else [late, never])
     assert isinstance(refused, Full)
     assert (refused.limit, refused.retry_at) == (never, None)
+
+
+def test_a_refusal_after_a_look_for_the_dead_leaves_nothing_open(make, dead):
+    """A statement that is not read to its end would keep the file from being written."""
+    dead[str(process(7))] = False
+    limit = Limit("user", "requests", 300, 3600.0)
+    ledger, other = make("k1"), make("k2")
+    gone = make("k3", owner=process(7))
+    gone.hold(Claim("gone", ONE), [limit])
+    ledger.hold_many([Claim(str(number), ONE) for number in range(299)], [limit])
+    gc.disable()
+    try:
+        for id_ in ("last", "no more"):
+            verdict = ledger.hold(Claim(id_, Amount(2)), [limit])
+            assert isinstance(verdict, Full)
+            assert other.hold(Claim(f"of another, {id_}", Amount()), []) == "held"
+        assert ledger.hold(Claim("one", ONE), [limit]) == "held"
+    finally:
+        gc.enable()
 
 
 def test_a_claim_greater_than_the_limit_never_fits(ledger):

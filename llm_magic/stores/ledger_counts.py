@@ -42,11 +42,12 @@ _KEPT = (
     WHERE scope = ? AND name = ? AND t > ? AND t <= ?"""
 )
 _IN_ORDER: dict[Scope, str] = {
-    "kernel": """SELECT n, t, requests, tokens, nanos FROM calls
-        WHERE kernel = ? AND t > ? ORDER BY t""",
-    "user": """SELECT n, t, requests, tokens, nanos FROM calls
-        WHERE user = ? AND t > ? ORDER BY t""",
+    "kernel": """SELECT t, n, requests, tokens, nanos FROM calls
+        WHERE kernel = ? AND (t, n) > (?, ?) ORDER BY t, n LIMIT ?""",
+    "user": """SELECT t, n, requests, tokens, nanos FROM calls
+        WHERE user = ? AND (t, n) > (?, ?) ORDER BY t, n LIMIT ?""",
 }
+_READ_AT_ONCE = 64
 _OPEN = "SELECT n FROM kept WHERE scope = ? AND name = ?"
 _STORE = """WITH new (scope, name, length, floor, requests, tokens, nanos) AS (VALUES #)
     INSERT OR REPLACE INTO sums SELECT * FROM new WHERE scope IS NOT NULL"""
@@ -91,19 +92,18 @@ class Counts:
         persons: list[tuple[Metric, int, int]] = []
         stored: dict[tuple[str, int], tuple[int, Amount]] = {}
         wanted: list[Sequence[Any]] = [self._window(limit) for limit in limits]
-        for cursor in many.run(
+        for kind, name, length, number, *amounts in many.run(
             db, _STATE, wanted or [(None, None, None)], clock, who.kernel, who.user
         ):
-            for kind, name, length, number, *amounts in cursor.fetchall():
-                match kind:
-                    case "now":
-                        self.now = int(number)
-                    case "pardon":
-                        self._pardons[name] = int(number)
-                    case "sum":
-                        stored[name, length] = number, Amount(*amounts)
-                    case "limit":
-                        persons.append((name, length, number))
+            match kind:
+                case "now":
+                    self.now = int(number)
+                case "pardon":
+                    self._pardons[name] = int(number)
+                case "sum":
+                    stored[name, length] = number, Amount(*amounts)
+                case "limit":
+                    persons.append((name, length, number))
         own = [rows.person_limit(*each) for each in sorted(set(persons))]
         self.limits = (*limits, *own)
         self._sums = self._looked_at(stored)
@@ -210,9 +210,16 @@ class Counts:
         """The rows that count in a window, the oldest first."""
         pardon, start = self._pardon(window), self._start(window)
         open_ = {n for (n,) in self._db.execute(_OPEN, window[:2])} if pardon > start else set()
-        for n, t, *amount in self._db.execute(_IN_ORDER[window.scope], (window.name, start)):
-            if t > pardon or n in open_:
-                yield t, Amount(*amount)
+        last = (start, 2**62)
+        # In pages: a statement that is not read to its end keeps this connection at what was there
+        # when it began, and then nothing can be written any more.
+        while page := self._db.execute(
+            _IN_ORDER[window.scope], (window.name, *last, _READ_AT_ONCE)
+        ).fetchall():
+            for t, n, *amount in page:
+                if t > pardon or n in open_:
+                    yield t, Amount(*amount)
+            last = page[-1][:2]
 
     def _start(self, window: sums.Window) -> int:
         return self.now - window.length if window.length else sums.BEGINNING

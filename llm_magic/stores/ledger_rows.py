@@ -141,12 +141,12 @@ class About(NamedTuple):
 def about(db: sqlite3.Connection, claims: Sequence[Claim]) -> About:
     """What is there under the ids and keys of these claims."""
     found = About({}, {})
-    for cursor in many.run(db, _ABOUT, [(claim.id, claim.key) for claim in claims]):
-        for by_id, name, state, owner, lease in cursor.fetchall():
-            if by_id:
-                found.rows[name] = state, owner, lease
-            else:
-                found.holders.setdefault(name, []).append((owner, lease))
+    asked = [(claim.id, claim.key) for claim in claims]
+    for by_id, name, state, owner, lease in many.run(db, _ABOUT, asked):
+        if by_id:
+            found.rows[name] = state, owner, lease
+        else:
+            found.holders.setdefault(name, []).append((owner, lease))
     return found
 
 

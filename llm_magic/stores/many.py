@@ -27,7 +27,7 @@ R = TypeVar("R", Row, tuple[str, bytes])
 
 def run(
     db: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]], *fixed: Any
-) -> list[sqlite3.Cursor]:
+) -> list[tuple[Any, ...]]:
     """Runs a statement over rows, in as many parts as SQLite's limit on parameters asks for.
 
     Args:
@@ -38,14 +38,14 @@ def run(
         fixed: Values of ``?1`` and so on.
 
     Returns:
-        A cursor for each part.
+        What it finds, if it is one that finds something.
     """
     if not rows:
         return []
     columns = len(rows[0])
     most = (db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(fixed)) // columns
     sizes = [size for size in _SIZES if size <= most]
-    ran = []
+    found: list[tuple[Any, ...]] = []
     for first in range(0, len(rows), sizes[-1]):
         part = rows[first : first + sizes[-1]]
         size = next(size for size in sizes if size >= len(part))
@@ -53,8 +53,8 @@ def run(
         for row in part:
             values += row
         values += [None] * ((size - len(part)) * columns)
-        ran.append(db.execute(_text(statement, len(fixed), columns, size), values))
-    return ran
+        found += db.execute(_text(statement, len(fixed), columns, size), values).fetchall()
+    return found
 
 
 @lru_cache(maxsize=256)
