@@ -327,8 +327,8 @@ def test_a_refusal_after_a_look_for_the_dead_leaves_nothing_open(make, dead):
     limit = Limit("user", "requests", 300, 3600.0)
     ledger, other = make("k1"), make("k2")
     gone = make("k3", owner=process(7))
-    gone.hold(Claim("gone", ONE), [limit])
     ledger.hold_many([Claim(str(number), ONE) for number in range(299)], [limit])
+    assert gone.hold(Claim("gone", ONE), [limit]) == "held"
     gc.disable()
     try:
         for id_ in ("last", "no more"):
