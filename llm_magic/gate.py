@@ -10,12 +10,15 @@ in time, and a gate finds both. It belongs to one event loop, so that nothing ne
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Self
 
 from llm_magic.pacer import Pacer
 from llm_magic.window import Trial, Window
+
+_FORGOTTEN = 120.0  # Seconds without a rejection after which a server may have recovered.
 
 
 class Turn:
@@ -36,7 +39,7 @@ class Turn:
     def __init__(self, gate: Gate, now: float, fixed: bool, trial: Trial | None) -> None:
         self.fixed = fixed
         self._gate, self._begun, self._trial = gate, now, trial
-        self._number, self._marks = gate._pacer.sent(now)
+        self._number, self._marks = gate._pacer.sent(now, gate.in_flight - 1)
         self._open, self._told, self._heard = True, False, False
 
     def __enter__(self) -> Self:
@@ -48,7 +51,7 @@ class Turn:
     def heard(self, headers: Mapping[str, str]) -> None:
         """The headers of a response came, whatever its status. Malformed ones say nothing."""
         gate = self._gate
-        self._heard = gate._pacer.heard(self._marks, headers, gate._now())
+        self._heard = gate._pacer.heard(self._marks, headers, gate._now(), gate.in_flight)
 
     def answered(self, tokens: int = 0) -> None:
         """It succeeded.
@@ -60,10 +63,11 @@ class Turn:
             return
         self._told = True
         gate = self._gate
-        gate._refused_since = None
+        gate._refused.since = None
         gate._pacer.answered(tokens)
         if self._trial is not None:
             under_way = gate.in_flight - gate._fixed_in_flight
+            gate._window.rate = gate._pacer.rate()
             gate._window.answered(self._trial, self._begun, gate._now(), under_way)
             self._trial = None
 
@@ -77,14 +81,17 @@ class Turn:
             return
         self._told = True
         gate, now = self._gate, self._gate._now()
-        if gate._refused_since is None:
-            gate._refused_since = now
+        gate._refused.rejected(now)
         gate._pacer.rejected(self._number, self._begun, retry_after, self._heard, now)
         gate._window.again()
 
     def failed(self) -> None:
         """It failed in a way that says nothing about limits."""
         self._told = True
+
+    def unused(self) -> None:
+        """It was not sent after all."""
+        self._gate._pacer.unsent()
 
     def leave(self) -> None:
         """It has ended; the next may go. Twice is once."""
@@ -111,7 +118,7 @@ class Gate:
         self._lines: tuple[deque[_Waiter], deque[_Waiter]] = deque(), deque()
         self._arrived = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._refused_since: float | None = None
+        self._refused = _Refused()
 
     @property
     def window(self) -> int:
@@ -131,8 +138,7 @@ class Gate:
 
     def stuck(self, seconds: float = 120.0) -> bool:
         """Whether requests were turned away for so long without one success."""
-        since = self._refused_since
-        return since is not None and self._now() - since >= seconds
+        return self._refused.longer(seconds, self._now())
 
     async def turn(self, fixed: int | None = None) -> Turn:
         """Waits until a request may be sent, first come, first served.
@@ -155,8 +161,9 @@ class Gate:
         except asyncio.CancelledError:
             if waiter.turn.done() and not waiter.turn.cancelled():
                 # Its turn had come in the same moment: the next one has it.
-                self._pacer.unsent()
-                waiter.turn.result().leave()
+                turn = waiter.turn.result()
+                turn.unused()
+                turn.leave()
             else:
                 self._pump()
             raise
@@ -226,3 +233,24 @@ class _Waiter:
     def __init__(self, number: int, fixed: int | None) -> None:
         self.number, self.fixed = number, fixed
         self.turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
+
+
+class _Refused:
+    """For how long nothing but rejections came.
+
+    Attributes:
+        since: Time of the first of them, or None.
+    """
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self._last = -math.inf
+
+    def rejected(self, now: float) -> None:
+        if self.since is None or now - self._last > _FORGOTTEN:
+            self.since = now
+        self._last = now
+
+    def longer(self, seconds: float, now: float) -> bool:
+        recent = now - self._last <= _FORGOTTEN
+        return self.since is not None and recent and now - self.since >= seconds

@@ -93,5 +93,9 @@ class Lane:
 
     def _leave(self) -> None:
         if self._turn:
+            if not self._sends:
+                # It was refused, or its answer was there.
+                self._turn.unused()
             self._turn.leave()
             self._turn = None
+        self._sends = False

@@ -1,9 +1,14 @@
 """A server's own bucket, as its ``x-ratelimit-*`` headers tell of it, kept up between answers.
 
-An answer says what was left at some moment between its request and itself; others were sent and
-others were counted meanwhile. So the mirror is corrected only as far as the header cannot be
-explained by any moment of that time. The rate at which the bucket fills is (limit - remaining) /
-reset, known as closely as the three numbers are written, and more closely with every answer.
+An answer says what was left when its request was counted, and requests are not counted in the order
+in which they were sent: of a burst of fifty, the first may say what the last one left. So what no
+order explains is corrected at once, and the rest by a little with each answer, which is right on
+average. The rate at which the bucket fills is (limit - remaining) / reset, known as closely as the
+three numbers are written, and more closely with every answer.
+
+Tried and dropped: a share of the difference with each answer (in a burst the differences are large,
+and each one that is too high is spent at once); no correction within what may have been left at any
+moment since the request was sent (a burst in another order looks as if the server had more).
 """
 
 from __future__ import annotations
@@ -19,6 +24,10 @@ _PART = re.compile(r"(\d+(?:\.(\d+))?)\s*(ms|us|µs|ns|[dhms])")
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 _UNITS["ns"] = 1e-9
 _EPOCH = 1e9  # Seconds; above it a reset is a moment, not a time.
+_STEP = 0.1  # Requests by which one answer corrects what may be a matter of order.
+_SLOWER = 0.02  # Share of the rate that a rejection costs,
+_SELDOM = 0.01  # given back so slowly that this share of requests is turned away,
+_LOST = 0.02  # and so much is lost by waiting, where the server asks for that.
 _GENERATION = 2.0  # Seconds for which a bound of the rate is believed, at least; at most twice.
 
 
@@ -80,6 +89,22 @@ def readings(headers: Mapping[str, str]) -> dict[str, Reading]:
     return found
 
 
+class Mark(NamedTuple):
+    """What a mirror showed when a request went.
+
+    Attributes:
+        level: What should be left after it, without corrections.
+        before: What requests took that were sent before it and perhaps not counted yet.
+        taken: What all requests took so far.
+        full: How often the bucket had been full.
+    """
+
+    level: float
+    before: float
+    taken: float
+    full: int
+
+
 class Mirror:
     """One bucket.
 
@@ -94,10 +119,12 @@ class Mirror:
         self._limit = 0.0
         self._level, self._at = math.inf, 0.0
         self._moved = 0.0  # The sum of all corrections.
+        self._taken, self._full = 0.0, 0
+        self._usual: float | None = None  # The rate by the numbers as they are written.
         self._fresh = (0.0, math.inf)
         self._older = (0.0, math.inf)
         self._born = -math.inf
-        self._trim = 1.0
+        self._trim, self._step, self._slower_at = 1.0, 0.0, -math.inf
         self._fixed = 0  # Above 0: it does not fill, but is full again at a moment.
         self._full_at = math.inf
         self._last: tuple[float, float] | None = None  # missing and reset, to tell which it is
@@ -105,18 +132,19 @@ class Mirror:
     def delay(self, now: float) -> float:
         """Seconds until it has enough for a request."""
         self._fill(now)
-        missing = self._cost + self._reserve() - self._level
+        missing = min(self._limit, self._cost + self._reserve()) - self._level
         if missing <= 1e-6 or self.pace is None:
             return 0.0
         if self._fixed > 0:
             return max(1e-3, self._full_at - now)
         return missing / (self.pace * self._cost * self._trim)
 
-    def sent(self, now: float) -> float:
-        """A request goes; gives what should be left after it."""
+    def sent(self, now: float, in_flight: int) -> Mark:
+        """A request goes beside so many others."""
         self._fill(now)
         self._level -= self._cost
-        return self._level - self._moved
+        self._taken += self._cost
+        return Mark(self._level - self._moved, in_flight * self._cost, self._taken, self._full)
 
     def give_back(self) -> None:
         """A request took nothing."""
@@ -124,39 +152,54 @@ class Mirror:
 
     def answered(self, tokens: int) -> None:
         """A success; what it took, if that is what counts."""
-        self._trim = min(1.0, self._trim + 2e-4)
+        self._trim = min(1.0, self._trim + self._step)
         if self._counts_tokens and tokens > 0:
             self._cost = tokens if self._cost == 1.0 else self._cost + (tokens - self._cost) / 16
 
-    def rejected(self, heard: bool) -> bool:
+    def rejected(self, sent: float, now: float, pause: float) -> bool:
         """A request was turned away; gives whether it was for this bucket, as far as is known."""
-        if not heard:
-            self.give_back()
-        if self._level > 2 * self._cost + self._reserve():
+        self._fill(now)
+        since = self._cost * (1 + (self.pace or 0.0) * (now - sent))
+        self.give_back()
+        if self._level > since + self._cost + self._reserve():
             return False
-        self._trim = max(0.5, self._trim - 0.02)
+        self._move(min(0.0, since - self._level))
+        self._step = _SLOWER * min(_SELDOM, _LOST / (pause * (self.pace or 1.0)))
+        if now >= self._slower_at:
+            self._trim = max(0.5, self._trim - _SLOWER)
+            self._slower_at = now + pause
         return True
 
-    def heard(self, reading: Reading, mark: float | None, now: float) -> None:
+    def heard(self, reading: Reading, mark: Mark | None, now: float, in_flight: int) -> None:
         """What a response said; mark is what ``sent`` gave for its request."""
         if reading.limit != self._limit:
-            self._limit, self._level, self._at = reading.limit, reading.remaining, now
+            self._limit, self._at = reading.limit, now
+            # Those that are under way are perhaps not yet counted.
+            self._level = reading.remaining - max(0, in_flight - 1) * self._cost
             self._fresh = self._older = (0.0, math.inf)
             self._fixed = 1 if reading.generic else 0
             self._last, mark = None, None
         self._kind(reading, now)
         self._bound(reading, now)
         self._fill(now)
-        then = self._level if mark is None else mark + self._moved
-        low, high = min(then, self._level), max(then, self._level)
+        if mark is None:
+            return
         # What is written as 3 may be 3.9.
-        move = 0.0
-        if low > reading.remaining + 1:
-            move = reading.remaining + 1 - low
-        elif high < reading.remaining:
-            move = reading.remaining - high
-        self._level += move
-        self._moved += move
+        said, then = reading.remaining + 0.5, mark.level + self._moved
+        # In whatever order they came, it can be no less and no more than this.
+        least, most = then - (self._taken - mark.taken), then + mark.before
+        # Where the bucket was full meanwhile, an older difference is none.
+        step = _STEP * self._cost
+        move = max(-step, min(step, said - then)) if mark.full == self._full else 0.0
+        if said < least - 0.5:
+            move = min(move, said + 0.5 - least)
+        elif said > most + 0.5 and mark.full == self._full:
+            move = max(move, said - 0.5 - most)
+        self._move(move)
+
+    def _move(self, by: float) -> None:
+        self._level += by
+        self._moved += by
 
     def _reserve(self) -> float:
         """What is never taken: requests do not arrive as evenly as they are sent."""
@@ -169,8 +212,10 @@ class Mirror:
             if now >= self._full_at:
                 self._level, self._full_at = self._limit, math.inf
         elif self.pace is not None:
-            more = elapsed * self.pace * self._cost * self._trim
-            self._level = min(self._limit, self._level + more)
+            self._level += elapsed * self.pace * self._cost * self._trim
+            if self._level >= self._limit:
+                self._level = self._limit
+                self._full += 1
 
     def _kind(self, reading: Reading, now: float) -> None:
         """A bucket that fills takes the longer the emptier it is; a window ends when it ends."""
@@ -199,11 +244,10 @@ class Mirror:
             self._older, self._fresh, self._born = self._fresh, (0.0, math.inf), now
         self._fresh = _both(self._fresh, (low, high)) or (low, high)
         low, high = _both(self._fresh, self._older) or self._fresh
-        if high < math.inf:
-            each = math.sqrt(low * high) if low > 0.8 * high else high
-            self.pace = each / self._cost
-        elif low > 0:
-            self.pace = low / self._cost
+        usual = missing / max(reading.reset, reading.grain)
+        self._usual = usual if self._usual is None else self._usual + (usual - self._usual) / 16
+        each = math.sqrt(low * high) if low > 0.8 * high else self._usual
+        self.pace = max(low, min(high, each)) / self._cost
 
 
 def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float] | None:

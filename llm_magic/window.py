@@ -4,10 +4,11 @@ Nobody tells. What can be measured is how long answers take at one size of the w
 another. Where a server has room, twice as many at a time take no longer; where it queues, twice as
 many take twice as long and nothing is gained. So sizes are tried in pairs, and of each pair
 
-    size = 1.25 * larger size * seconds at the smaller / seconds at the larger
+    size = 1.4 * larger size * seconds at the smaller / seconds at the larger
 
-within the two: all of the larger where it has room, and where it queues a quarter above what keeps
-it busy. Sizes double while that pays, and are tried again later, less and less often.
+within the two: all of the larger where it has room, and where it queues somewhat more than keeps it
+busy. Sizes double while that pays, and are tried again later, less and less often. Where the rate
+that a server lets in is known, the first step goes to what that rate needs.
 
 Tried and dropped: the least latency as the baseline (Vegas, Gradient): answers of a model vary so
 much that it throttles a server that has room. A baseline of one mean for the whole run: rows that
@@ -21,8 +22,10 @@ from __future__ import annotations
 import math
 
 FIRST, MOST = 8, 256
-_ROOM = 1.25  # A queue of a quarter keeps a server busy through the gaps between requests.
-_SURE = 1.3  # Standard errors before a size is called too large.
+MOST_BY_RATE = 1024  # Where the rate is known, which then is what limits.
+_AMPLE = 1.5  # Of what the rate and the time of an answer come to, since times vary.
+_ROOM = 1.4  # A short queue keeps a server busy through the gaps between requests.
+_SURE = 2.0  # Standard errors before a size is called too large.
 _FULL = 0.75  # Share of the window in use on average, below which a trial says nothing about it.
 _LEAST, _RIPE = 8, 0.67  # Requests of a trial, and the share of them that is waited for.
 _ROUNDS, _ENOUGH = 3, 4  # Times the size: a trial of a settled size, and the longest of a new one.
@@ -33,8 +36,8 @@ _PATIENCE, _MOST_PATIENCE = 1, 64  # Trials before a settled size is tried anew.
 class Trial:
     """The first requests sent while the window had one size, and how long the quicker ones took.
 
-    Two of three are waited for: the slowest would hold up what is found out, and say little. More of
-    the same is another round of them, not a longer one: of a longer one other requests would count.
+    Two of three are waited for: the slowest would hold up what is found out, and say little. More
+    of the same is another round, not a longer one: of a longer one other requests would count.
 
     Args:
         size: Of the window.
@@ -94,10 +97,12 @@ class Window:
 
     Attributes:
         size: Requests that may be under way.
+        rate: Requests a second that the server lets in, or None where that is not known.
     """
 
     def __init__(self) -> None:
         self.size = FIRST
+        self.rate: float | None = None
         self._trial: Trial | None = None
         self._other: Trial | None = None  # The trial that this one is compared with.
         self._former: Trial | None = None  # Earlier rounds of the trial under way.
@@ -155,7 +160,9 @@ class Window:
 
     def _judge(self, trial: Trial, now: float) -> None:
         other, elapsed = self._other, now - trial.begun
-        if trial.area < _FULL * trial.size * elapsed:
+        if other is None and self._settled is None and self._enough(trial) > trial.size:
+            self._try(self._enough(trial), trial)
+        elif trial.area < _FULL * trial.size * elapsed:
             # Nobody wanted more, or the rate was the limit.
             self._trial = None
         elif other is not None:
@@ -172,7 +179,7 @@ class Window:
                 self._other, self._former = (high, low) if fewer is low else (low, high)
                 self._trial, self.size = None, fewer.size
         elif self._settled is None:
-            self._try(self.size * 2, trial)
+            self._try(trial.size * 2, trial)
         else:
             self._watch(trial, self._settled)
 
@@ -182,10 +189,10 @@ class Window:
         grown, probe = self._growing, self._settled is not None
         if has_room:
             self._known = high.size
-        if has_room and grown and high.size < MOST:
+        if has_room and grown and high.size < self._most():
             self._patience = _PATIENCE
             self._settled = None
-            self._try(high.size * 2, high)
+            self._try(max(high.size * 2, self._enough(high)), high)
         elif not has_room and self._known < low.size and low.size > 1:
             # It queued at the smaller size as well, which is measured anew: the first requests of
             # all met an idle server.
@@ -194,14 +201,21 @@ class Window:
             else:
                 self._try(low.size // 2, low)
         elif grown and probe and not has_room:
-            # As before. A quarter above it at every such trial would be a ladder.
+            # As before. A little above it at every such trial would be a ladder.
             self._settle(low.size)
         else:
             target = round(_ROOM * low.size * math.exp(gain))
             self._settle(min(high.size, max(low.size, target)))
 
+    def _most(self) -> int:
+        return MOST if self.rate is None else MOST_BY_RATE
+
+    def _enough(self, trial: Trial) -> int:
+        """What the server's rate needs, by the time that answers take."""
+        return math.ceil(_AMPLE * (self.rate or 0.0) * trial.seconds())
+
     def _try(self, size: int, other: Trial) -> None:
-        size = max(1, min(MOST, size))
+        size = max(1, min(self._most(), size))
         if size == other.size:
             self._settle(size)
             return
@@ -232,7 +246,7 @@ class Window:
         if self._soon:
             self._soon = False
             self._try(self.size // 2, trial)
-        elif self._quiet >= self._patience and self.size < MOST:
+        elif self._quiet >= self._patience and self.size < self._most():
             self._patience = min(_MOST_PATIENCE, 2 * self._patience)
             # Up and down in turn: up finds new room, down finds that the size is too large. Down
             # costs, so it is not the first.
