@@ -56,6 +56,8 @@ class Lane:
         if self._gate and self._turn is None and not self._stopped():
             self._turn = await self._gate.turn(self._at_once)
         if self._stopped():
+            if self._turn:
+                self._turn.unused()
             raise Halted(
                 "The run over rows that asked the same was stopped; this was not sent.",
                 fix="Run the cell again.",
@@ -93,9 +95,5 @@ class Lane:
 
     def _leave(self) -> None:
         if self._turn:
-            if not self._sends:
-                # It was refused, or its answer was there.
-                self._turn.unused()
             self._turn.leave()
             self._turn = None
-        self._sends = False
