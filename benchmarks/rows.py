@@ -10,6 +10,7 @@ quota on and gives typed columns. Ends with 1 where a bound is passed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import statistics
@@ -39,7 +40,7 @@ MANY_GROWTH = 60
 PROMPT = "Classify this review for a shoe shop: {{ text }}"
 
 
-def ours(url: str, count: int, at_once: int) -> dict[str, Any]:
+def ours(_: str, count: int, at_once: int) -> dict[str, Any]:
     """Rows by map_rows, in this process."""
     import llm_magic
 
@@ -58,7 +59,7 @@ def ours(url: str, count: int, at_once: int) -> dict[str, Any]:
     return {"rate": count / seconds, "cpu": cpu, "peak": peak(), "before": before}
 
 
-def cached(url: str, count: int, at_once: int) -> dict[str, Any]:
+def cached(_: str, count: int, at_once: int) -> dict[str, Any]:
     """The same rows again, in a kernel that has not asked them."""
     import llm_magic
 
@@ -71,7 +72,7 @@ def cached(url: str, count: int, at_once: int) -> dict[str, Any]:
     return {"rate": count / seconds, "peak": peak()}
 
 
-def many(url: str, count: int, at_once: int) -> dict[str, Any]:
+def many(_: str, count: int, at_once: int) -> dict[str, Any]:
     """A million rows from a generator, answered in this process: nothing but our own memory."""
     import llm_magic
     from llm_magic.decode import Finish, Model, Piece, Sent
@@ -81,9 +82,10 @@ def many(url: str, count: int, at_once: int) -> dict[str, Any]:
 
     class Wire(OpenAIWire):
         async def whole(self, request: Any) -> Any:
-            for event in (Sent({}), Model("bench"), Piece("text", ANSWER), Finish("stop")):
-                yield event
-            yield Usage(100, 20)
+            # A server would have the loop take turns.
+            await asyncio.sleep(0)
+            text = Piece("text", ANSWER)
+            return [Sent({}), Model("bench"), text, Finish("stop"), Usage(100, 20)]
 
     current().wire = lambda request: Wire(request.base_url, "bench")
     llm_magic.map_rows((text for text in texts(1000)), PROMPT, schema=Review)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +49,8 @@ AHEAD = 64
 """Rows beyond those that are written to the ledger, before or after, so that no place is empty."""
 BATCH = 256
 """Rows that are rendered and looked up together."""
+WAITING = 16_000_000
+"""Characters of prompts that wait for their turn, about: rows of pictures are read as needed."""
 GRACE = 2.0
 """Seconds that a stopped run waits for answers on their way: they are paid for."""
 TOLD = 0.2
@@ -64,6 +66,14 @@ class _Todo(NamedTuple):
     request: Request
     print_: Fingerprint
     row: Mapping[str, Any] | None
+
+    @property
+    def size(self) -> int:
+        """Characters of the prompt, pictures included."""
+        content = self.request.messages[-1]["content"]
+        if isinstance(content, str):
+            return len(content)
+        return sum(len(part.get("text") or part["image_url"]["url"]) for part in content)
 
 
 class _Batch(NamedTuple):
@@ -125,6 +135,8 @@ class Run:
         self._seen = Seen()
         self._rows = job.rows()
         self._queue: asyncio.Queue[_Todo | None] = asyncio.Queue(2 * BATCH)
+        # Characters in the queue, and that there are fewer now.
+        self._queued, self._taken = 0, asyncio.Event()
         # Nothing more is sent; and nobody waits for answers any more.
         self._halted, self._left = asyncio.Event(), asyncio.Event()
         # Rows that a limit leaves no room for, while others of the run hold theirs.
@@ -195,6 +207,8 @@ class Run:
             results = await asyncio.gather(*working, feeding, telling, return_exceptions=True)
             with suppress(asyncio.CancelledError, Exception):
                 await everyone
+            # Of a million rows as large as a column of the result, which is made next.
+            self._seen = Seen()
             # What the last rows cost is booked behind their answers.
             await self._call.quota.written()
         for result in results:
@@ -214,6 +228,9 @@ class Run:
         """Looks rows up, a batch at a time, and hands on what is missing."""
         # A small one first, so that there is something to see.
         for size in itertools.chain((16,), itertools.repeat(BATCH)):
+            while self._queued > WAITING:
+                self._taken.clear()
+                await self._taken.wait()
             batch = await asyncio.to_thread(self._prepare, size)
             if batch is None:
                 break
@@ -226,28 +243,24 @@ class Run:
                 except LLMError as error:
                     self._end(error)
             for todo in batch.todo:
+                self._queued += todo.size
                 await self._queue.put(todo)
         for _ in range(workers):
             await self._queue.put(None)
 
-    def _pulled(self, size: int) -> list[tuple[int, Mapping[str, Any]]]:
+    def _pulled(self, size: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """The next rows. Those before the failure of an iterator are rows all the same."""
-        rows: list[tuple[int, Mapping[str, Any]]] = []
         try:
-            for row in itertools.islice(self._rows, size):
-                rows.append(row)  # noqa: PERF402
+            yield from itertools.islice(self._rows, size)
         except LLMError as error:
             self.outcome.ended = self.outcome.ended or error
-        return rows
 
     def _prepare(self, size: int) -> _Batch | None:
         """Renders rows and looks them up, on a thread: templates run the notebook's code."""
-        rows = self._pulled(size)
-        if not rows:
-            return None
         batch = _Batch([], [], [], [])
         lookups: list[_Todo] = []
-        for place, row in rows:
+        large = 0
+        for place, row in self._pulled(size):
             try:
                 request = self.job.request(row)
             except LLMError as error:
@@ -263,8 +276,13 @@ class Run:
             if first is None:
                 shown = row if self.outcome.wants_rows else None
                 lookups.append(_Todo(place, request, print_, shown))
+                large += lookups[-1].size
             else:
                 batch.equal.append((place, first))
+            if large > WAITING:
+                break
+        if not (lookups or batch.failed or batch.equal):
+            return None
         found = self._call.shelf.find_many([each.print_ for each in lookups])
         for todo, response in zip(lookups, found, strict=True):
             if response := self._fitting(todo.request, response):
@@ -304,6 +322,8 @@ class Run:
 
     async def _work(self) -> None:
         while todo := await self._queue.get():
+            self._queued -= todo.size
+            self._taken.set()
             try:
                 response = await self._answer(todo)
             except LLMError as error:
