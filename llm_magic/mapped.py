@@ -151,6 +151,8 @@ def go_through(
     outcome: Outcome | None = None,
     plan: Plan | None = None,
     whole: Sequence[int] | None = None,
+    *,
+    shown: bool = False,
 ) -> Mapped:
     """Asks for every row and draws how far it is; ends early on Ctrl-C, Stop or a limit.
 
@@ -161,6 +163,7 @@ def go_through(
         outcome: Where the answers go; a new one unless rows are asked again.
         plan: What it would come to.
         whole: The rows of the result, by number; None for all.
+        shown: Whether the cell shows the whole table, if it is whole.
 
     Raises:
         LLMError: Nothing could be asked at all.
@@ -184,7 +187,8 @@ def go_through(
             outcome.close(places)
             error = error or _why(run, outcome, stopped)
             totals = Totals(session, run.job, outcome, str(error or ""))
-            view.finish(outcome.standing(run.job.total), _summary(totals, outcome))
+            summary = _summary(totals, outcome, rows=not shown or error is not None)
+            view.finish(outcome.standing(run.job.total), summary)
             session.desk.warn()
     if error is not None and not (outcome.asked or outcome.cached or outcome.failures):
         raise error
@@ -229,8 +233,8 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
     """Why a run is not whole, in words that say what to do."""
     if not (stopped and outcome.open) and outcome.ended is None:
         return None
-    done, total = outcome.rows - outcome.open, run.job.total
-    place = f"at {done:,} of {total:,} rows" if total is not None else f"at {done:,} rows"
+    done, total = outcome.rows - outcome.open, outcome.rows
+    place = f"at {done:,} rows" if run.job.total is None else f"at {done:,} of {total:,} rows"
     wish = run.job.wish
     rest = "The others are marked in _error; " + (
         "ask them: llm_magic.totals(results).retry_failed()"
@@ -239,6 +243,8 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
     )
     if outcome.ended is None:
         partial = Response("", outcome.usage, run.job.base.model, "interrupted", cost=outcome.cost)
+        if not done:
+            place, rest = "before the first row had come", "Run the cell again to ask anew."
         return Interrupted(f"Stopped {place}.\n{rest}", partial)
     error = copy.copy(outcome.ended)
     if done:
@@ -247,14 +253,14 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
     return error
 
 
-def _summary(totals: Totals, outcome: Outcome) -> Summary:
+def _summary(totals: Totals, outcome: Outcome, *, rows: bool) -> Summary:
     return Summary(
         totals.headline(),
         tuple(
             (fault.message, len(fault.rows), tuple(heapq.nsmallest(_NAMED, fault.rows)))
             for fault in outcome.faults
         ),
-        *outcome.shown(),
+        *(outcome.shown() if rows else ()),
     )
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import pytest
 
-from llm_magic.errors import Interrupted
+from llm_magic.errors import Interrupted, RowsWarning
 from llm_magic.progress import PREVIEW_ROWS, Plan, Standing, Summary
 from llm_magic.testing import Reply, ScriptedServer
 from llm_magic.views.base import News
@@ -264,6 +264,14 @@ def test_a_name_that_is_not_there_is_told_and_nothing_drawn(rows: Terminal) -> N
     assert "rows:" not in ran.out
 
 
+def test_without_a_name_the_table_itself_is_shown_and_no_row_twice(rows: Terminal) -> None:
+    ran = rows.run("%%llm_map rows[:3]\nWhat of {{ text }}?")
+
+    assert "3 rows: 3 asked" in ran.out
+    assert ran.out.count("review 1") == 1
+    assert len(ran.value) == 3
+
+
 def test_quiet_shows_nothing(rows: Terminal) -> None:
     assert rows.run("%%llm_map rows results << --quiet\nWhat of {{ text }}?").out == ""
     assert len(rows["results"]) == 40
@@ -283,6 +291,38 @@ def test_ctrl_c_keeps_what_came_and_says_so_once(rows: Terminal, server: Scripte
     assert "40 rows: 8 asked, 32 not sent" in ran.out
     answers = [row["answer"] for row in rows["results"]]
     assert sorted(answers, key=str) == [None] * 32 + ["Quick."] * 8
+
+
+def test_ctrl_c_before_anything_came_says_so(rows: Terminal, server: ScriptedServer) -> None:
+    server.enqueue(*[Reply("Too late.", delay=60)] * 40)
+
+    ran, _ = interrupted_when(
+        lambda: len(server.requests) >= 2,
+        lambda: rows.run("%%llm_map rows results << --concurrency 4\nWhat of {{ text }}?"),
+    )
+
+    assert type(ran.error) is Interrupted
+    assert "Stopped before the first row had come." in ran.out
+    assert "_error" not in ran.out
+    assert "results" not in rows.shell.user_ns
+
+
+def test_ctrl_c_while_rows_are_asked_again_tells_the_whole_tables_rows(
+    rows: Terminal, server: ScriptedServer
+) -> None:
+    bad, late = Reply(status=400, error={"message": "no"}), Reply("Too late.", delay=60)
+    server.enqueue(*[bad] * 3)
+    rows.run("%%llm_map rows results << --concurrency 1\nWhat of {{ text }}?")
+    server.reset()
+    server.enqueue("Well.", late)
+
+    with pytest.warns(RowsWarning, match=r"Stopped at 38 of 40 rows\."):
+        interrupted_when(
+            lambda: len(server.requests) >= 2,
+            lambda: rows.run("import llm_magic; x = llm_magic.totals(results).retry_failed()"),
+        )
+
+    assert sum(row["_error"] is not None for row in rows["x"]) == 2
 
 
 # --- a script
