@@ -11,6 +11,7 @@ from llm_magic import calls, control
 from llm_magic.chats import Place
 from llm_magic.desk import Desk
 from llm_magic.images import all_of, attached
+from llm_magic.options import money
 from llm_magic.prompt import check_text
 from llm_magic.session import Session, current
 from llm_magic.types import Request, Response, Wish
@@ -126,7 +127,7 @@ def _prepared(
     check_text(prompt)
     content = attached(prompt, all_of(images))
     session = current()
-    most = None if max_cost is None else Decimal(str(max_cost))
+    most = money(max_cost)
     place = session.chats.place(chat, session.shell, session.cell)
     request = session.request(content, place=place, **options)
     return session, request, Wish(fresh, no_cache, most, repairs), place
@@ -199,7 +200,7 @@ def map_rows(
         frame,
         prompt,
         {} if shell is None else shell.user_ns,
-        wish=Wish(fresh, no_cache, None if max_cost is None else Decimal(str(max_cost)), repairs),
+        wish=Wish(fresh, no_cache, money(max_cost), repairs),
         concurrency=concurrency,
         sample=sample,
         model=model,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_magic.errors import PromptError
-from llm_magic.prompt import ROW, Named, Template, render
+from llm_magic.prompt import ROW, Named, Template, render, written
 from llm_magic.session import Session
 from llm_magic.table import Source, source
 from llm_magic.types import Request, Wish
+
+# Columns that an error names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,34 @@ def job_for(
     """
     rows = source(frame)
     template = Template(prompt, names, raw=raw, columns=rows.names)
+    if not raw:
+        _check_takes(prompt, template.uses, rows.names, names)
     if system:
         system = str(render(system, names, raw=raw))
     base = session.request("", system=system, **options)
     return Job(rows, template, base, wish, _at_once(concurrency), _sampled(rows, sample))
+
+
+def _check_takes(
+    prompt: str, uses: Set[str], columns: Sequence[str], names: Mapping[str, Any]
+) -> None:
+    """Refuses a prompt that takes nothing of a row, as with ``{text}`` in single braces."""
+    if not prompt.strip():
+        raise PromptError(
+            "The prompt is empty; nothing was sent.",
+            fix="Write it with the columns of a row in it: Who wrote this? {{ text }}",
+        )
+    # Names that are nowhere have an error of their own, which knows the nearest.
+    if not columns or uses & {"row", *columns} or uses - names.keys():
+        return
+    meant = next((name for name in columns if f"{{{name}}}" in prompt), columns[0])
+    shown = ", ".join(columns[:_SHOWN]) + (", …" if len(columns) > _SHOWN else "")
+    raise PromptError(
+        f"The prompt takes no column of a row ({shown}), so it is the same for all of them; "
+        "nothing was sent.",
+        fix=f"Name one in double braces: {{{{ {written(meant)} }}}}. A question about the whole "
+        "table is a %%llm cell.",
+    )
 
 
 def _at_once(concurrency: int | str) -> int | None:

@@ -103,7 +103,7 @@ class MapMagics(Magics):
             return plan_report(outlook(session, job))
         view = choose_progress(self.shell, quiet=chosen.quiet, widgets=session.settings.widgets)
         plan = None if chosen.quiet else outlook(session, job, most=GLANCE)
-        mapped = go_through(session, job, view, plan=plan)
+        mapped = go_through(session, job, view, plan=plan, shown=not chosen.out)
         if chosen.out:
             self.shell.user_ns[chosen.out] = mapped.frame
         if mapped.error:
@@ -152,7 +152,11 @@ def _table(expression: str, shell: Any) -> Any:
     try:
         return eval(expression, shell.user_global_ns, names)  # noqa: S307
     except NameError as error:
-        tables = [name for name, value in names.items() if hasattr(type(value), "columns")]
+        tables = [
+            name
+            for name, value in list(names.items())
+            if name[:1] != "_" and hasattr(type(value), "columns")
+        ]
         near = difflib.get_close_matches(str(error.name), tables, n=1, cutoff=0.6)
         known = near or tables[:3]
         guess = f"Did you mean {', '.join(known)}? " if known else ""

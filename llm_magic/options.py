@@ -146,21 +146,21 @@ def params(pairs: list[str] | None) -> dict[str, Any]:
     return fields
 
 
-def money(text: str | None) -> Decimal | None:
+def money(given: str | float | Decimal | None) -> Decimal | None:
     """An amount in USD, with or without its sign; None where there is none.
 
     Raises:
         PromptError: It is no amount.
     """
-    if text is None:
+    if given is None:
         return None
     try:
-        amount = Decimal(text.strip().removeprefix("$"))
+        amount = Decimal(str(given).strip().removeprefix("$"))
     except ArithmeticError:
         amount = Decimal("nan")
     if not amount.is_finite() or amount < 0:
         raise PromptError(
-            f"{text!r} is no amount in USD; nothing was sent.", fix="Write it as 0.05 or $0.05"
+            f"{given!r} is no amount in USD; nothing was sent.", fix="Write it as 0.05 or $0.05"
         )
     return amount
 

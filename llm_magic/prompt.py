@@ -264,12 +264,10 @@ def _undefined(error: Exception, names: Iterable[str], *, of_row: bool = False) 
         name = missing[1]
         visible = [each for each in names if not each.startswith("_")]
         near = difflib.get_close_matches(name, visible, n=1, cutoff=0.6)
-        guess = (
-            f"Did you mean {{{{ {_written(near[0])} }}}}? " if near else f"Define {name} first. "
-        )
+        guess = f"Did you mean {{{{ {written(near[0])} }}}}? " if near else f"Define {name} first. "
         where = "among the columns or in the notebook" if of_row else "in the notebook"
         return PromptError(
-            f"The prompt uses {{{{ {_written(name)} }}}}, and there is no {name} {where}; "
+            f"The prompt uses {{{{ {written(name)} }}}}, and there is no {name} {where}; "
             "nothing was sent.",
             fix=guess + RAW_HINT,
             undefined=True,
@@ -283,6 +281,6 @@ def _undefined(error: Exception, names: Iterable[str], *, of_row: bool = False) 
     return PromptError(f"The template failed: {said}; nothing was sent.", fix=RAW_HINT)
 
 
-def _written(name: str) -> str:
+def written(name: str) -> str:
     """A name as a template has it."""
     return name if name.isidentifier() else f'row["{name}"]'

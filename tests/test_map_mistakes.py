@@ -13,6 +13,7 @@ from tests.conftest import Terminal, plain
 @pytest.fixture
 def reviews(terminal: Terminal) -> Terminal:
     """A terminal with a small table."""
+    terminal.run("import llm_magic")
     terminal["reviews"] = pd.DataFrame({"text": ["good", None], "shop no": [1, 2]})
     return terminal
 
@@ -93,3 +94,54 @@ def test_a_broken_template_names_its_line(reviews: Terminal, server: ScriptedSer
     said = refused(reviews, server, "%%llm_map reviews results <<\nRead this:\n{{ text")
 
     assert "Line 2 of the prompt is no valid template" in said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "meant"),
+    [
+        ("Read: {text}", "{{ text }}"),
+        ("Read: {shop no}", '{{ row["shop no"] }}'),
+        ("Read it.", "{{ text }}"),
+        ("Read: {{ rate }}", "{{ text }}"),
+    ],
+)
+def test_a_prompt_that_is_the_same_for_all_rows_is_refused(
+    prompt: str, meant: str, reviews: Terminal, server: ScriptedServer
+) -> None:
+    """Single braces, as in an f-string, would have every row answered with one and the same."""
+    reviews["rate"] = 1
+    said = refused(reviews, server, f"%%llm_map reviews results <<\n{prompt}")
+
+    assert "takes no column of a row (text, shop no)" in said
+    assert f"Name one in double braces: {meant}." in said
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{{ row }}", "{% for name in row %}{{ row[name] }}{% endfor %}", "{{ told(row) }}"]
+)
+def test_a_prompt_may_take_the_row_as_a_whole(
+    prompt: str, reviews: Terminal, server: ScriptedServer
+) -> None:
+    reviews["told"] = str
+    reviews.run(f"%%llm_map reviews results <<\n{prompt}")
+
+    assert len(server.requests) == 2
+
+
+def test_an_empty_prompt_is_no_fault_of_the_rows(reviews: Terminal, server: ScriptedServer) -> None:
+    said = refused(reviews, server, "results = llm_magic.map_rows(reviews, ' ')")
+
+    assert "{{ text }}" in said
+
+
+def test_an_amount_that_is_none_is_refused(reviews: Terminal, server: ScriptedServer) -> None:
+    call = "llm_magic.map_rows(reviews, '{{ text }}', max_cost='lots')"
+
+    assert "'lots' is no amount in USD" in refused(reviews, server, f"results = {call}")
+
+
+def test_names_of_ipython_are_not_meant(reviews: Terminal, server: ScriptedServer) -> None:
+    reviews.run("reviews")
+    said = refused(reviews, server, "%%llm_map x results <<\n{{ text }}")
+
+    assert "Did you mean reviews?" in said
