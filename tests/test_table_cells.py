@@ -202,3 +202,20 @@ def test_what_is_no_table_is_refused_with_what_would_be_one(
     assert str(caught.value).startswith(says)
     assert fix in (caught.value.fix or "")
     assert server.requests == []
+
+
+def test_large_rows_are_pulled_as_they_are_needed(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of pictures would else be in memory before the first is sent."""
+    monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
+    ahead = []
+
+    def rows() -> Iterator[str]:
+        for number in range(60):
+            ahead.append(number - len(server.requests))
+            yield f"{number} " + "x" * 1_000_000
+
+    result = map_rows(rows(), "{{ text }}", quiet=True, concurrency=1)
+    assert len(result) == 60
+    assert max(ahead) < 40

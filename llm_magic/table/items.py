@@ -39,6 +39,8 @@ def _no_row(item: Any, place: int, lost: str) -> PromptError:
         fix = "Files are rows where all are paths: list(paths)"
     elif isinstance(item, list | tuple):
         fix = "Name the columns: pd.DataFrame(rows, columns=[...])"
+    elif hasattr(item, "keys"):
+        fix = "Make dicts of them: [dict(each) for each in rows]"
     elif hasattr(item, "__dict__"):
         fix = "Make dicts of the objects: [vars(each) for each in rows]"
     return PromptError(f"Row {place:,} is {item!r:.80}, which has no columns; {lost}", fix=fix)
