@@ -49,8 +49,8 @@ AHEAD = 64
 """Rows beyond those that are written to the ledger, before or after, so that no place is empty."""
 BATCH = 256
 """Rows that are rendered and looked up together."""
-WAITING = 16_000_000
-"""Characters of prompts that wait for their turn, about: rows of pictures are read as needed."""
+LARGEST = 64_000_000
+"""Characters of prompts in memory, about: rows of pictures are read as there is room for them."""
 GRACE = 2.0
 """Seconds that a stopped run waits for answers on their way: they are paid for."""
 TOLD = 0.2
@@ -135,8 +135,8 @@ class Run:
         self._seen = Seen()
         self._rows = job.rows()
         self._queue: asyncio.Queue[_Todo | None] = asyncio.Queue(2 * BATCH)
-        # Characters in the queue, and that there are fewer now.
-        self._queued, self._taken = 0, asyncio.Event()
+        # Characters of the rows that are not done, and that there are fewer now.
+        self._held, self._room = 0, asyncio.Event()
         # Nothing more is sent; and nobody waits for answers any more.
         self._halted, self._left = asyncio.Event(), asyncio.Event()
         # Rows that a limit leaves no room for, while others of the run hold theirs.
@@ -228,9 +228,9 @@ class Run:
         """Looks rows up, a batch at a time, and hands on what is missing."""
         # A small one first, so that there is something to see.
         for size in itertools.chain((16,), itertools.repeat(BATCH)):
-            while self._queued > WAITING:
-                self._taken.clear()
-                await self._taken.wait()
+            while self._held > LARGEST:
+                self._room.clear()
+                await self._room.wait()
             batch = await asyncio.to_thread(self._prepare, size)
             if batch is None:
                 break
@@ -243,7 +243,7 @@ class Run:
                 except LLMError as error:
                     self._end(error)
             for todo in batch.todo:
-                self._queued += todo.size
+                self._held += todo.size
                 await self._queue.put(todo)
         for _ in range(workers):
             await self._queue.put(None)
@@ -279,7 +279,7 @@ class Run:
                 large += lookups[-1].size
             else:
                 batch.equal.append((place, first))
-            if large > WAITING:
+            if large > LARGEST // 4:
                 break
         if not (lookups or batch.failed or batch.equal):
             return None
@@ -322,8 +322,6 @@ class Run:
 
     async def _work(self) -> None:
         while todo := await self._queue.get():
-            self._queued -= todo.size
-            self._taken.set()
             try:
                 response = await self._answer(todo)
             except LLMError as error:
@@ -333,6 +331,9 @@ class Run:
                     continue
                 self._failures = 0
                 self.outcome.answered(todo.place, response, todo.row)
+            finally:
+                self._held -= todo.size
+                self._room.set()
 
     async def _answer(self, todo: _Todo) -> Response | None:
         """The answer for a row; None where the run ends before it could be asked."""
