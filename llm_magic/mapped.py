@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import heapq
+import re
 import threading
 import warnings
 import weakref
@@ -14,7 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from llm_magic.errors import Interrupted, PromptError, RowsWarning
+from llm_magic.errors import Interrupted, LLMError, PromptError, QuotaExceeded, RowsWarning
 from llm_magic.job import Job
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Plan, ProgressView, Summary, duration, row_count
@@ -249,8 +250,17 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
     error = copy.copy(outcome.ended)
     if done:
         error.args = (f"Stopped {place}: {error.args[0]}",)
-        error.fix = f"{error.fix} {rest}".strip()
+        error.fix = f"{_enough(error, outcome.open)}\n{rest}".strip()
     return error
+
+
+def _enough(error: LLMError, rows: int) -> str:
+    """What to do, with a limit in requests that so many rows fit into, some of them retried."""
+    if not isinstance(error, QuotaExceeded) or error.metric != "requests":
+        return error.fix
+    needed = error.used + rows
+    most = needed + needed // 10
+    return re.sub(r"(?<=--requests )\d+", lambda found: str(max(int(found[0]), most)), error.fix)
 
 
 def _summary(totals: Totals, outcome: Outcome, *, rows: bool) -> Summary:

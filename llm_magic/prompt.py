@@ -215,6 +215,7 @@ def _with_images(text: str, images: list[ImageValue]) -> Content:
     return parts
 
 
+_KEYED = ("dict", "list", "tuple")
 _ROW = r"llm_magic\.prompt\.Named"
 _IMAGES = "__llm_magic_images__"
 # Stands for a picture until the text is whole. A value that holds it could only misplace one.
@@ -272,11 +273,13 @@ def _undefined(error: Exception, names: Iterable[str], *, of_row: bool = False) 
             fix=guess + RAW_HINT,
             undefined=True,
         )
-    if found := re.search(r"'([\w. ]+)' has no (?:attribute|element) '?([^']+)'?", said):
+    if found := re.search(r"'?([\w. ]+)'? has no (?:attribute|element) (.+)", said):
+        owner = found[1].removesuffix(" object")
+        by_key = owner in _KEYED
+        used = f"[{found[2]}]" if by_key else "." + found[2].strip("'")
         return PromptError(
-            f"The prompt uses .{found[2]}, and {found[1].removesuffix(' object')} has none; "
-            "nothing was sent.",
-            fix=f"See what it has with dir(...). {RAW_HINT}",
+            f"The prompt uses {used}, and {owner} has none; nothing was sent.",
+            fix=f"See what it has with {'list' if by_key else 'dir'}(...). {RAW_HINT}",
         )
     return PromptError(f"The template failed: {said}; nothing was sent.", fix=RAW_HINT)
 

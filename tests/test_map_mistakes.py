@@ -145,3 +145,30 @@ def test_names_of_ipython_are_not_meant(reviews: Terminal, server: ScriptedServe
     said = refused(reviews, server, "%%llm_map x results <<\n{{ text }}")
 
     assert "Did you mean reviews?" in said
+
+
+def test_a_table_above_the_quota_is_told_what_would_be_enough(
+    terminal: Terminal, server: ScriptedServer
+) -> None:
+    """Doubled, as for a cell, the limit would only be met again."""
+    terminal["rows"] = pd.DataFrame({"text": [f"row {n}" for n in range(300)]})
+    ran = terminal.run("%%llm_map rows results <<\n{{ text }}")
+
+    said, limit, rest = plain(ran.out).strip().splitlines()[-3:]
+    assert "Stopped at 50 of 300 rows: This kernel has used 50 of 50 requests" in said
+    assert "%llm_quota --requests 330 --per 1h" in limit
+    assert "run the cell again" in rest
+    assert len(server.requests) == 50
+    assert terminal["results"]._error.notna().sum() == 250
+
+
+def test_a_key_that_a_dict_of_the_notebook_has_not_fails_its_row_alone(
+    reviews: Terminal, server: ScriptedServer
+) -> None:
+    reviews["shops"] = {1: "North"}
+    reviews.run("%%llm_map reviews results <<\n{{ shops[row['shop no']] }}")
+
+    assert (
+        reviews["results"]._error[1] == "The prompt uses [2], and dict has none; nothing was sent."
+    )
+    assert len(server.requests) == 1
