@@ -177,7 +177,7 @@ def map_rows(
         fresh: Ask again, and keep the new answers in place of the cached ones.
         no_cache: Neither look answers up nor keep them.
         repairs: How often an answer that does not fit ``schema`` is asked again with its errors.
-        quiet: Show no progress.
+        quiet: Show no progress. (A script shows it on a terminal only.)
 
     Returns:
         A table of the same kind, rows and index as they were, with a column for each field of the
@@ -190,7 +190,8 @@ def map_rows(
     """
     from llm_magic.job import job_for
     from llm_magic.mapped import go_through, tell
-    from llm_magic.views.progress import choose_progress
+    from llm_magic.outlook import GLANCE, outlook
+    from llm_magic.views.progress import SilentProgress, choose_progress
 
     session = current()
     session.settings.read_environment()
@@ -213,7 +214,10 @@ def map_rows(
         schema=schema,
     )
     view = choose_progress(shell, quiet=quiet, widgets=session.settings.widgets)
-    return tell(go_through(session, job, view))
+    # Where nobody sees it, nothing is looked up twice.
+    silent = isinstance(view, SilentProgress)
+    plan = None if silent else outlook(session, job, most=GLANCE)
+    return tell(go_through(session, job, view, plan=plan))
 
 
 def totals(results: Any) -> Totals:

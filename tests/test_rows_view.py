@@ -382,7 +382,9 @@ def test_a_script_on_a_terminal_has_a_bar_and_a_summary_on_stderr(
     assert any(0 < count < 300 for count in counts)
     # Each line stands in the place of the one before, and the last one is wiped away.
     first, *rest = plain(shown).split("300 rows: ")
-    assert "\n" not in first.strip()
+    plan, bar = first.strip().split("\r\n")
+    assert plan == "300 rows · free"
+    assert "\n" not in bar
     assert re.match(r"294 asked, 6 failed · free · [\d.]+ s", rest[0])
     assert "said 400" in rest[0]
 
