@@ -397,3 +397,17 @@ def test_a_script_whose_output_goes_elsewhere_prints_nothing(
         ran = subprocess.run(script, capture_output=True, text=True, timeout=60, check=True)
 
     assert (ran.stdout, ran.stderr) == ("before\n300\n", "")
+
+
+def test_the_name_of_a_model_drives_no_terminal(
+    slow_server: LoadServer, script: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_MAGIC_MODEL", "lo\x1b[2Jad\u202e\x07")
+    with slow_server:
+        monkeypatch.setenv("OPENAI_BASE_URL", slow_server.url)
+        _, shown = on_a_terminal(script)
+
+    assert "lo[2Jad: " in shown
+    ours = plain(shown).replace("\r", "")
+    assert not CONTROLS.search(ours)
+    assert not OVERRIDES.search(ours)
