@@ -24,7 +24,9 @@ _PART = re.compile(r"(\d+(?:\.(\d+))?)\s*(ms|us|µs|ns|[dhms])")
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 _UNITS["ns"] = 1e-9
 _EPOCH = 1e9  # Seconds; above it a reset is a moment, not a time.
-_STEP = 0.1  # Requests by which one answer corrects what may be a matter of order.
+# Requests by which one answer corrects what may be a matter of order. Less upwards: a request that
+# was long on its way finds more in the bucket than the next one will.
+_UP, _DOWN = 0.03, 0.1
 _SLOWER = 0.02  # Share of the rate that a rejection costs,
 _SELDOM = 0.01  # given back so slowly that this share of requests is turned away,
 _LOST = 0.02  # and so much is lost by waiting, where the server asks for that.
@@ -189,8 +191,8 @@ class Mirror:
         # In whatever order they came, it can be no less and no more than this.
         least, most = then - (self._taken - mark.taken), then + mark.before
         # Where the bucket was full meanwhile, an older difference is none.
-        step = _STEP * self._cost
-        move = max(-step, min(step, said - then)) if mark.full == self._full else 0.0
+        up, down = _UP * self._cost, _DOWN * self._cost
+        move = max(-down, min(up, said - then)) if mark.full == self._full else 0.0
         if said < least - 0.5:
             move = min(move, said + 0.5 - least)
         elif said > most + 0.5 and mark.full == self._full:

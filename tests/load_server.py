@@ -82,7 +82,12 @@ class Bucket:
 
 @dataclass
 class Counts:
-    """What ``/stats`` gives."""
+    """What ``/stats`` gives.
+
+    Attributes:
+        early: Requests in the second half of the time that a rejection had asked to wait.
+        seconds: Sum of the time from each request to its answer, rejections left out.
+    """
 
     requests: int = 0
     answered: int = 0
@@ -92,6 +97,8 @@ class Counts:
     in_flight: int = 0
     max_in_flight: int = 0
     peak_per_second: int = 0
+    early: int = 0
+    seconds: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
 
@@ -133,6 +140,7 @@ class Load:
         open_now = self.counts.in_flight if hasattr(self, "counts") else 0
         self.counts = Counts(in_flight=open_now, max_in_flight=open_now)
         self.second, self.in_second = 0, 0
+        self.wait_from = self.wait_until = 0.0
 
     def set(self, changes: dict[str, Any]) -> None:
         """Changes options while requests run; the buckets keep their levels."""
@@ -249,6 +257,7 @@ class Connection(asyncio.Protocol):
             load.second, load.in_second = int(now), 0
         load.in_second += 1
         counts.peak_per_second = max(counts.peak_per_second, load.in_second)
+        counts.early += load.wait_from < now < load.wait_until
         wait = load.takes(now)
         limits = load.limits()
         if wait:
@@ -259,12 +268,16 @@ class Connection(asyncio.Protocol):
         every = load.chosen.fail_every
         status = load.chosen.fail_status if every and counts.requests % every == 0 else 200
         number = counts.requests
-        load.work(lambda: self.answer(number, status, body, limits))
+        load.work(lambda: self.answer(number, now, status, body, limits))
 
     def reject(self, wait: float, limits: str) -> None:
         load = self.load
         load.counts.rejected += 1
         style = load.chosen.retry_after
+        asked = {"ms": math.ceil(wait * 1000) / 1000, "s": math.ceil(wait)}.get(style, 0.0)
+        now = load.loop.time()
+        if now + asked > load.wait_until:
+            load.wait_from, load.wait_until = now + asked / 2, now + asked
         if style == "ms":
             limits += f"retry-after-ms: {math.ceil(wait * 1000)}\r\n"
         elif style == "s":
@@ -273,8 +286,9 @@ class Connection(asyncio.Protocol):
         error = {"message": message, "type": "requests", "code": "rate_limit_exceeded"}
         self.send(429, json.dumps({"error": error}).encode(), limits)
 
-    def answer(self, number: int, status: int, body: bytes, limits: str) -> None:
+    def answer(self, number: int, came: float, status: int, body: bytes, limits: str) -> None:
         load = self.load
+        load.counts.seconds += load.loop.time() - came
         load.counts.in_flight -= 1
         if self.transport.is_closing():
             load.counts.cut += 1
