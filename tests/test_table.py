@@ -327,5 +327,20 @@ def test_a_generator_that_has_given_its_rows_is_refused() -> None:
     """Else running a cell again would look as if there were none."""
     rows = (each for each in TEXTS)
     numbers(rows)
-    with pytest.raises(PromptError, match="given all its rows before; nothing was sent"):
+    with pytest.raises(PromptError, match="has given rows before, to a run or to its end; nothing"):
         numbers(rows)
+
+
+def test_a_generator_is_refused_that_a_failed_run_has_begun() -> None:
+    """Else the rows that were read for the failure would be missing."""
+    rows = (each for each in TEXTS)
+    with pytest.raises(PromptError, match="there is no txt"):
+        numbers(rows, "{{ txt }}")
+    with pytest.raises(PromptError, match="has given rows before"):
+        numbers(rows)
+
+
+def test_a_generator_whose_head_the_notebook_has_taken_gives_the_rest() -> None:
+    rows = (each for each in ["header", *TEXTS])
+    next(rows)
+    assert column(numbers(rows), "n") == [3, 1, 2]

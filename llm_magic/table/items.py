@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_magic.columns import Column
@@ -20,6 +21,9 @@ from llm_magic.table.files import Unreadable
 from llm_magic.table.sheets import beside
 
 _END = object()
+# Generators that a run has taken rows from: more than it has sent, so that another run would begin
+# somewhere among them.
+_READ: weakref.WeakSet[Generator[Any, Any, Any]] = weakref.WeakSet()
 
 
 class Rows(list[dict[str, Any]]):
@@ -89,22 +93,27 @@ class Items:
         )
 
 
+def _is_read(generator: Generator[Any, Any, Any]) -> bool:
+    return generator in _READ or inspect.getgeneratorstate(generator) == inspect.GEN_CLOSED
+
+
 class Stream:
     """Rows that come once and are not kept; the result is a frame of the answers alone.
 
     Raises:
-        PromptError: It has given all of them before.
+        PromptError: It is a generator that has given rows before, and may be amidst them.
     """
 
     count = None
 
     def __init__(self, data: Iterator[Any]) -> None:
-        if inspect.isgenerator(data) and inspect.getgeneratorstate(data) == inspect.GEN_CLOSED:
+        self._generator = data if inspect.isgenerator(data) else None
+        if self._generator is not None and _is_read(self._generator):
             raise PromptError(
-                "The generator has given all its rows before; nothing was sent.",
+                "The generator has given rows before, to a run or to its end; nothing was sent.",
                 fix="Make it anew in the cell that maps its rows, or keep them: rows = list(rows)",
             )
-        self._data = data
+        self._data = iter(data)
         self._first: list[dict[str, Any]] = []
         self._names: list[str] | None = None
         self._next = 0
@@ -152,6 +161,8 @@ class Stream:
 
     def _pulled(self) -> Any:
         """The next item, or the end. It is the notebook's own code that gives it."""
+        if self._generator is not None:
+            _READ.add(self._generator)
         try:
             return next(self._data, _END)
         except LLMError:
