@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from llm_magic.batches import Batch, Batches, Todo
 from llm_magic.bounds import Purse
 from llm_magic.engine import Call, obtain, with_model
-from llm_magic.entries import Fingerprint, fingerprint
 from llm_magic.errors import (
     AuthenticationFailed,
-    InvalidAnswer,
     LLMError,
     OutOfCredit,
-    PromptError,
     ProviderError,
     QuotaExceeded,
     RateLimited,
@@ -35,7 +32,6 @@ from llm_magic.job import Job
 from llm_magic.lane import Halted
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Standing
-from llm_magic.seen import Seen
 from llm_magic.turns import tidied_seldom
 from llm_magic.types import Request, Response
 
@@ -59,37 +55,6 @@ FAILURES = 50
 """A server that fails so many rows one after the other is asked no more."""
 _FATAL = (AuthenticationFailed, OutOfCredit, RateLimited, StoreError, UnknownModel)
 _OF_SERVER = (ProviderError, StreamBroken)
-
-
-class _Todo(NamedTuple):
-    place: int
-    request: Request
-    print_: Fingerprint
-    row: Mapping[str, Any] | None
-
-    @property
-    def size(self) -> int:
-        """Characters of the prompt, pictures included."""
-        content = self.request.messages[-1]["content"]
-        if isinstance(content, str):
-            return len(content)
-        return sum(len(part.get("text") or part["image_url"]["url"]) for part in content)
-
-
-class _Batch(NamedTuple):
-    """A batch of rows, looked up.
-
-    Attributes:
-        found: Rows whose answer is there.
-        failed: Rows that could not even be rendered.
-        equal: Rows that are equal to an earlier one.
-        todo: The others.
-    """
-
-    found: list[tuple[_Todo, Response]]
-    failed: list[tuple[int, LLMError]]
-    equal: list[tuple[int, int]]
-    todo: list[_Todo]
 
 
 class _Deaf:
@@ -130,11 +95,9 @@ class Run:
         self.purse = Purse(job.wish.max_cost)
         self._session = session
         self._wire = session.wire(job.base)
-        self._first, self._ready = True, False
+        self._ready = False
         self._cell = session.cell
-        self._seen = Seen()
-        self._rows = job.rows()
-        self._queue: asyncio.Queue[_Todo | None] = asyncio.Queue(2 * BATCH)
+        self._queue: asyncio.Queue[Todo | None] = asyncio.Queue(2 * BATCH)
         # Characters of the rows that are not done, and that there are fewer now.
         self._held, self._room = 0, asyncio.Event()
         # Nothing more is sent; and nobody waits for answers any more.
@@ -207,8 +170,6 @@ class Run:
             results = await asyncio.gather(*working, feeding, telling, return_exceptions=True)
             with suppress(asyncio.CancelledError, Exception):
                 await everyone
-            # Of a million rows as large as a column of the result, which is made next.
-            self._seen = Seen()
             # What the last rows cost is booked behind their answers.
             await self._call.quota.written()
         for result in results:
@@ -226,12 +187,13 @@ class Run:
 
     async def _feed(self, workers: int) -> None:
         """Looks rows up, a batch at a time, and hands on what is missing."""
+        batches = Batches(self.job, self._call.shelf, lambda: self.outcome.wants_rows)
         # A small one first, so that there is something to see.
         for size in itertools.chain((16,), itertools.repeat(BATCH)):
             while self._held > LARGEST:
                 self._room.clear()
                 await self._room.wait()
-            batch = await asyncio.to_thread(self._prepare, size)
+            batch = await asyncio.to_thread(batches.next, size)
             if batch is None:
                 break
             self._take(batch)
@@ -245,63 +207,11 @@ class Run:
             for todo in batch.todo:
                 self._held += todo.size
                 await self._queue.put(todo)
+        self.outcome.ended = self.outcome.ended or batches.failure
         for _ in range(workers):
             await self._queue.put(None)
 
-    def _pulled(self, size: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """The next rows. Those before the failure of an iterator are rows all the same."""
-        try:
-            yield from itertools.islice(self._rows, size)
-        except LLMError as error:
-            self.outcome.ended = self.outcome.ended or error
-
-    def _prepare(self, size: int) -> _Batch | None:
-        """Renders rows and looks them up, on a thread: templates run the notebook's code."""
-        batch = _Batch([], [], [], [])
-        lookups: list[_Todo] = []
-        large = 0
-        for place, row in self._pulled(size):
-            try:
-                request = self.job.request(row)
-            except LLMError as error:
-                if self._first and isinstance(error, PromptError) and error.undefined:
-                    # It is the prompt that is wrong, and not this row.
-                    raise
-                batch.failed.append((place, error))
-                continue
-            finally:
-                self._first = False
-            print_ = fingerprint(request)
-            first = self._seen.first(print_.key, place)
-            if first is None:
-                shown = row if self.outcome.wants_rows else None
-                lookups.append(_Todo(place, request, print_, shown))
-                large += lookups[-1].size
-            else:
-                batch.equal.append((place, first))
-            if large > LARGEST // 4:
-                break
-        if not (lookups or batch.failed or batch.equal):
-            return None
-        found = self._call.shelf.find_many([each.print_ for each in lookups])
-        for todo, response in zip(lookups, found, strict=True):
-            if response := self._fitting(todo.request, response):
-                batch.found.append((todo, response))
-            elif self._call.shelf.replays:
-                batch.failed.append((todo.place, self._call.shelf.missing(todo.print_)))
-            else:
-                batch.todo.append(todo)
-        return batch
-
-    def _fitting(self, request: Request, response: Response | None) -> Response | None:
-        if response is None or request.schema is None:
-            return response
-        try:
-            return request.schema.fit(response)
-        except InvalidAnswer:
-            return None
-
-    def _take(self, batch: _Batch) -> None:
+    def _take(self, batch: Batch) -> None:
         outcome = self.outcome
         for todo in batch.todo:
             outcome.pulled(todo.place)
@@ -335,7 +245,7 @@ class Run:
                 self._held -= todo.size
                 self._room.set()
 
-    async def _answer(self, todo: _Todo) -> Response | None:
+    async def _answer(self, todo: Todo) -> Response | None:
         """The answer for a row; None where the run ends before it could be asked."""
         while not self._halted.is_set():
             freed = self._freed
