@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from llm_magic.mapmagic import MapMagics
-from tests.conftest import Terminal
-from tests.test_completion import ours, tab
+from tests.conftest import Kernel, Terminal
+from tests.test_completion import ours, replies, tab
 
 
 @dataclasses.dataclass
@@ -161,3 +161,19 @@ def test_nothing_of_the_notebook_is_run(tables: Terminal) -> None:
 
 def test_the_other_magic_s_prompt_knows_no_row(tables: Terminal) -> None:
     assert "row" not in ours(tables, "%%llm\n{{ ro")
+
+
+@pytest.mark.kernel
+def test_tables_and_columns_in_a_kernel() -> None:
+    """Where the front end asks: a whole cell, and the cursor in it."""
+    kernel = Kernel(watched=True, environment={})
+    try:
+        kernel.run("%load_ext llm_magic\nimport pandas as pd")
+        kernel.run("reviews = pd.DataFrame({'text': ['a'], 'stars': [1]})")
+
+        cell = "%%llm_map rev‸ out << --schema int\nRead {{ st }}"
+        assert replies(kernel, cell)["matches"] == ["reviews"]
+        cell = "%%llm_map reviews out << --schema int\nRead {{ st‸ }}"
+        assert replies(kernel, cell)["matches"] == ["stars"]
+    finally:
+        kernel.stop()
