@@ -83,6 +83,23 @@ def test_the_notebook_runs_in_the_terminal(tmp_path: Path) -> None:
     assert "Nothing was sent." in done.stdout
 
 
+def test_the_notebook_on_tables_runs_in_the_terminal(tmp_path: Path) -> None:
+    """Every row has an answer of the demo model, and its two models do not quite agree."""
+    copy = shutil.copy(NOTEBOOK.with_name("03_tables.ipynb"), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "llm_magic.demo", str(copy)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**os.environ, "IPYTHONDIR": str(tmp_path), "MPLBACKEND": "agg"},
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "16 rows: 15 asked, 1 equal" in done.stdout
+    assert "81% agreed" in done.stdout
+    assert "not a language model" not in done.stdout
+
+
 def test_run_twice_it_asks_only_the_first_time(tmp_path: Path, server: ScriptedServer) -> None:
     """A process each, as after a restart; a server that counts, in the place of the demo's."""
     copy = shutil.copy(NOTEBOOK, tmp_path)
