@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from llm_magic.entries import dumps
 from llm_magic.errors import QuotaExceeded
@@ -13,6 +14,9 @@ from llm_magic.ledger import Amount, Full, Limit, Metric, dollars, nanos
 from llm_magic.prices import Prices
 from llm_magic.types import Request
 from llm_magic.units import clock, span, usd
+
+if TYPE_CHECKING:
+    from llm_magic.structured import Schema
 
 LARGEST_CAP = 16_384
 """The cap on an answer, in tokens, that is sent where a limit needs one and the call names none."""
@@ -109,6 +113,8 @@ ZERO = Decimal(0)
 
 def input_bound(body: Mapping[str, Any]) -> int:
     """Tokens of a body at most: a token is at least one byte; images by their own bound."""
+    if not any(isinstance(message["content"], list) for message in body["messages"]):
+        return len(dumps(body))
     images = 0
     messages = []
     for message in body["messages"]:
@@ -152,18 +158,22 @@ def worst_case(
     tokens_in, out = input_bound(body), output_bound(request)
     if request.schema:
         # In words as well, for a server that will not take it as a field.
-        tokens_in += len(dumps(request.schema.instruction))
+        tokens_in += _in_words(request.schema)
     limited = {limit.metric for limit, _ in standing} - {"requests"}
     most = terms.most
     in_money = "usd" in limited or most is not None
     tier = request.fields.get("service_tier")
 
-    def price(tokens_out: int) -> Decimal | None:
-        return terms.prices.worst(
-            request.model, request.base_url, tokens_in, tokens_out, service_tier=tier
-        )
+    known: dict[int, Decimal | None] = {}
 
-    if in_money and price(0) is None:
+    def price(tokens_out: int) -> Decimal | None:
+        if tokens_out not in known:
+            known[tokens_out] = terms.prices.worst(
+                request.model, request.base_url, tokens_in, tokens_out, service_tier=tier
+            )
+        return known[tokens_out]
+
+    if in_money and price(LARGEST_CAP if out is None else out) is None:
         raise _unpriced(request)
     # Models that are held to JSON can fall into endless blanks: such an answer has a cap always.
     if out is None and (limited or most is not None or request.schema):
@@ -174,6 +184,11 @@ def worst_case(
     if most is not None and cost is not None and cost > most:
         raise _too_dear(terms, cost)
     return Worst(request, tokens_in, out, cost)
+
+
+@lru_cache(maxsize=64)
+def _in_words(schema: Schema) -> int:
+    return len(dumps(schema.instruction))
 
 
 def _affordable(

@@ -39,8 +39,10 @@ NOT_IN_KEY = frozenset(
 )
 """Fields of a body that change neither the answer nor its price: how it travels, who asks."""
 
+WHOLE = frozenset({"stop", "tool_calls"})
+"""A server's reasons for the end of an answer that is kept."""
+
 _CHECK_BYTES = 16
-_WHOLE = frozenset({"stop", "tool_calls"})
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -225,7 +227,7 @@ class Entry:
             seconds, time = float(plain.get("seconds", 0.0)), float(plain.get("time", 0.0))
         except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"no stored answer: {error}") from None
-        if not (type(text) is type(reasoning) is type(model) is str) or finish not in _WHOLE:
+        if not (type(text) is type(reasoning) is type(model) is str) or finish not in WHOLE:
             raise ValueError("no whole answer")
         return cls(text, model, finish, usage, reasoning, price, seconds, time)
 

@@ -42,6 +42,7 @@ class Hold:
         self.closed = False
         self._quota = quota
         self._sent = sent
+        self._priced: tuple[str, Usage, Decimal | None] | None = None
 
     def claim(self, key: str | None) -> Claim:
         """What is asked of the ledger."""
@@ -54,10 +55,10 @@ class Hold:
             self.held = self.worst.amount.nanos
             self.terms.purse.hold(self.held)
 
-    def release(self) -> None:
-        """Gives back what is held there; on the ledger's thread."""
+    def release(self, spent: int = 0) -> None:
+        """Puts what was spent in the place of what is held there; on the ledger's thread."""
         if self.terms.purse:
-            self.terms.purse.settle(self.held, 0)
+            self.terms.purse.settle(self.held, spent)
         self.held = 0
 
     async def sent(self) -> None:
@@ -95,13 +96,17 @@ class Hold:
 
     def settle(self, answer: Answer) -> None:
         """Books what the call came to; in its turn, so nobody waits for the disk."""
-        self.closed = True
-        self._quota.close(self, answer)
+        self._close(answer)
 
     def give_back(self) -> None:
         """Frees what is held, for a call that is not made."""
-        self.closed = True
-        self._quota.close(self, None)
+        self._close(None)
+
+    def _close(self, answer: Answer | None) -> None:
+        # The first end counts: a purse does not know its holds by their ids, as the ledger does.
+        if not self.closed:
+            self.closed = True
+            self._quota.close(self, answer)
 
     def used(self, answer: Answer | None) -> Used | None:
         """What a call came to; None where it came to nothing."""
@@ -134,6 +139,12 @@ class Hold:
         return Amount(1, max(held.tokens, bound.total_tokens), max(held.nanos, most))
 
     def _cost(self, model: str, usage: Usage) -> Decimal | None:
+        # Asked for twice, for the response and for the ledger.
+        if self._priced is None or self._priced[:2] != (model, usage):
+            self._priced = model, usage, self._find_cost(model, usage)
+        return self._priced[2]
+
+    def _find_cost(self, model: str, usage: Usage) -> Decimal | None:
         request, prices = self.worst.request, self.terms.prices
         tier = request.fields.get("service_tier")
         # By the model that answered; a name that only the server knows has the price of the one

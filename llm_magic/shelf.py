@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from llm_magic.cassette import Cassette
 from llm_magic.entries import (
+    WHOLE,
     Cache,
     Entry,
     Fingerprint,
@@ -147,22 +148,23 @@ class Shelf:
         """The models of this server that the cassette has answers of."""
         return self.cassette.models(request.base_url) if self.cassette else []
 
-    def keep(self, print_: Fingerprint, response: Response) -> None:
-        """Keeps a whole answer. It is paid for, so no fault of a store may take it away."""
-        if self.writes:
-            entry = _entry(response)
-            self.cache.put(print_.key, pack(print_, entry))
-            self._record([(print_, entry)])
-
     def keep_many(self, answers: Sequence[tuple[Fingerprint, Response]]) -> None:
-        """Keeps whole answers, as if one after the other."""
+        """Keeps whole answers, as if one after the other.
+
+        They are paid for, so no fault of a store may take them away. One that ended for a reason
+        of the server's own is not kept.
+        """
         if self.writes:
-            entries = [(print_, _entry(response)) for print_, response in answers]
+            entries = [
+                (print_, _entry(response))
+                for print_, response in answers
+                if response.finish_reason in WHOLE
+            ]
             self.cache.put_many([(print_.key, pack(print_, entry)) for print_, entry in entries])
             self._record(entries)
 
     def _record(self, answers: Sequence[tuple[Fingerprint, Entry]]) -> None:
-        if self.cassette is None:
+        if self.cassette is None or not answers:
             return
         try:
             self.cassette.record_many(answers)
