@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
-from llm_magic import map_rows, rows
+from llm_magic import batches, map_rows, rows
 from llm_magic.errors import PromptError
 from llm_magic.testing import ScriptedServer
 from tests.conftest import Terminal
@@ -209,6 +209,7 @@ def test_large_rows_are_pulled_as_there_is_room_for_them(
 ) -> None:
     """A folder of pictures would else be in memory before the first is sent."""
     monkeypatch.setattr(rows, "LARGEST", 1_000_000)
+    monkeypatch.setattr(batches, "LARGEST", 250_000)
     monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
     ahead = []
 
