@@ -26,7 +26,8 @@ _UNITS["ns"] = 1e-9
 _EPOCH = 1e9  # Seconds; above it a reset is a moment, not a time.
 # Requests by which one answer corrects what may be a matter of order. Less upwards: a request that
 # was long on its way finds more in the bucket than the next one will.
-_UP, _DOWN = 0.03, 0.1
+_UP, _DOWN = 0.005, 0.1
+_RESERVE, _UNEVEN = 0.15, 0.05  # Share of the limit, and seconds by which requests may bunch.
 _SLOWER = 0.02  # Share of the rate that a rejection costs,
 _SELDOM = 0.01  # given back so slowly that this share of requests is turned away,
 _LOST = 0.02  # and so much is lost by waiting, where the server asks for that.
@@ -99,12 +100,14 @@ class Mark(NamedTuple):
         before: What requests took that were sent before it and perhaps not counted yet.
         taken: What all requests took so far.
         full: How often the bucket had been full.
+        at: The time.
     """
 
     level: float
     before: float
     taken: float
     full: int
+    at: float
 
 
 class Mirror:
@@ -122,6 +125,7 @@ class Mirror:
         self._level, self._at = math.inf, 0.0
         self._moved = 0.0  # The sum of all corrections.
         self._taken, self._full = 0.0, 0
+        self._said = 0.0  # What was left by the last response.
         self._usual: float | None = None  # The rate by the numbers as they are written.
         self._fresh = (0.0, math.inf)
         self._older = (0.0, math.inf)
@@ -146,7 +150,8 @@ class Mirror:
         self._fill(now)
         self._level -= self._cost
         self._taken += self._cost
-        return Mark(self._level - self._moved, in_flight * self._cost, self._taken, self._full)
+        before = in_flight * self._cost
+        return Mark(self._level - self._moved, before, self._taken, self._full, now)
 
     def give_back(self) -> None:
         """A request took nothing."""
@@ -158,12 +163,20 @@ class Mirror:
         if self._counts_tokens and tokens > 0:
             self._cost = tokens if self._cost == 1.0 else self._cost + (tokens - self._cost) / 16
 
-    def rejected(self, sent: float, now: float, pause: float) -> bool:
-        """A request was turned away; gives whether it was for this bucket, as far as is known."""
+    def rejected(self, sent: float, heard: bool, now: float, pause: float) -> bool:
+        """A request was turned away; gives whether it was for this bucket, as far as is known.
+
+        Args:
+            sent: When it was sent.
+            heard: Whether its response said what is left.
+            now: The time.
+            pause: Seconds for which nothing is sent now.
+        """
         self._fill(now)
         since = self._cost * (1 + (self.pace or 0.0) * (now - sent))
         self.give_back()
-        if self._level > since + self._cost + self._reserve():
+        left = self._said if heard else self._level - since - self._reserve()
+        if left > self._cost:
             return False
         self._move(min(0.0, since - self._level))
         self._step = _SLOWER * min(_SELDOM, _LOST / (pause * (self.pace or 1.0)))
@@ -181,6 +194,7 @@ class Mirror:
             self._fresh = self._older = (0.0, math.inf)
             self._fixed = 1 if reading.generic else 0
             self._last, mark = None, None
+        self._said = reading.remaining
         self._kind(reading, now)
         self._bound(reading, now)
         self._fill(now)
@@ -188,8 +202,9 @@ class Mirror:
             return
         # What is written as 3 may be 3.9.
         said, then = reading.remaining + 0.5, mark.level + self._moved
-        # In whatever order they came, it can be no less and no more than this.
-        least, most = then - (self._taken - mark.taken), then + mark.before
+        # In whatever order they came and however late, it can be no less and no more than this.
+        least = then - (self._taken - mark.taken)
+        most = then + mark.before + (self.pace or 0.0) * self._cost * (now - mark.at)
         # Where the bucket was full meanwhile, an older difference is none.
         up, down = _UP * self._cost, _DOWN * self._cost
         move = max(-down, min(up, said - then)) if mark.full == self._full else 0.0
@@ -205,7 +220,8 @@ class Mirror:
 
     def _reserve(self) -> float:
         """What is never taken: requests do not arrive as evenly as they are sent."""
-        return min(0.1 * self._limit, 3 * self._cost) if self._limit >= 5 * self._cost else 0.0
+        least = 3 + _UNEVEN * (self.pace or 0.0)
+        return min(_RESERVE * self._limit, least * self._cost)
 
     def _fill(self, now: float) -> None:
         elapsed = now - self._at

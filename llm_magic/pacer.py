@@ -91,7 +91,7 @@ class Pacer:
         self.held_until = max(self.held_until, now + pause)
         explained = False
         for mirror in self._mirrors.values():
-            explained |= mirror.rejected(sent, now, pause)
-        if not (heard and explained):
+            explained |= mirror.rejected(sent, heard, now, pause)
+        if not explained:
             self._learnt.rejected(number, sent, now)
         self._learnt.held(now, self.held_until)
