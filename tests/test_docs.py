@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,20 @@ def test_there_is_python_in_the_readme() -> None:
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"])
 def test_the_other_documents_are_there(name: str) -> None:
     assert (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_architecture_has_the_layers_that_are_checked() -> None:
+    """In their order, line by line; what a line says of them may go on below it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawn = text.partition("## The layers\n")[2].partition("Each vendor")[0]
+    lines = [line.strip() for line in drawn.splitlines() if re.match(r"    \S", line)]
+
+    assert [
+        next((each for each in layers if is_layer(line, each)), line) for line in lines
+    ] == layers
+
+
+def is_layer(line: str, layer: str) -> bool:
+    return re.match(rf"{re.escape(layer)}(\s\s|$)", line) is not None
