@@ -93,11 +93,7 @@ class MapMagics(Magics):
         command = line_options.parse(self.llm_map.parser, line)
         chosen = command.options
         if command.rest:
-            raise PromptError(
-                f"{command.rest.split()[0]!r} on the %%llm_map line is no option; nothing was "
-                "sent.",
-                fix="The prompt goes below the line. See the options: %%llm_map?",
-            )
+            raise _no_option(command.rest.split()[0], chosen)
         job = self._job(session, chosen, cell)
         if chosen.dry_run:
             return plan_report(outlook(session, job))
@@ -140,6 +136,13 @@ class MapMagics(Magics):
             params=line_options.params(chosen.param),
             schema=schema,
         )
+
+
+def _no_option(word: str, chosen: argparse.Namespace) -> PromptError:
+    fix = "The prompt goes below the line. See the options: %%llm_map?"
+    if word.isidentifier() and not chosen.out:
+        fix = f"The results go to a name with <<: %%llm_map {chosen.frame} {word} <<"
+    return PromptError(f"{word!r} on the %%llm_map line is no option; nothing was sent.", fix=fix)
 
 
 def _table(expression: str, shell: Any) -> Any:
