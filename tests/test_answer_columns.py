@@ -62,6 +62,11 @@ class Title(TypedDict):
     title: str
 
 
+class Event(BaseModel):
+    at: dt.datetime | None
+    cost: Decimal
+
+
 class Names(RootModel[list[str]]):
     pass
 
@@ -78,6 +83,7 @@ PARTS = st.builds(
     made=st.none() | st.dates(),
     sizes=st.lists(st.floats(), max_size=2),
 )
+FINITE = st.decimals(allow_nan=False, allow_infinity=False) | st.decimals(-9, 9, places=2)
 DECIMALS = st.decimals(allow_nan=False) | st.decimals(-9, 9, places=2)
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     int: INTEGERS,
@@ -110,6 +116,9 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     tuple[int, str]: st.tuples(INTEGERS, st.text(max_size=2)),
     dict[str, int]: st.dictionaries(st.text(max_size=2), INTEGERS, max_size=3),
     list[Part]: st.lists(PARTS, max_size=2),
+    list[Event]: st.lists(
+        st.builds(Event, at=st.none() | st.datetimes(timezones=ZONES), cost=FINITE), max_size=2
+    ),
     list[Names]: st.lists(st.builds(Names, st.lists(st.text(max_size=2))), max_size=2),
     dict[str, Part]: st.dictionaries(st.text(max_size=2), PARTS, max_size=2),
 }
@@ -341,6 +350,12 @@ def test_a_text_of_a_class_of_its_own_stays_of_it_and_is_no_twin_of_an_equal_one
     column = filled(str, ["a", Loud("a"), "a"]).column("answer")
     assert [type(value) for value in column.each(3)] == [str, Loud, str]
     assert to_pandas(column, 3).tolist() == ["a", "a", "a"]
+
+
+def test_many_different_texts_stay_what_they_are() -> None:
+    """More than are remembered."""
+    texts = [f"text {number}" for number in range(5_000)] * 2
+    assert list(filled(str, texts).column("answer").each(10_000)) == texts
 
 
 def test_equal_short_texts_are_kept_once() -> None:

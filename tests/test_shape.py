@@ -11,11 +11,13 @@ from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import pytest
+import typing_extensions
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     HttpUrl,
     Json,
@@ -219,6 +221,11 @@ class Open(BaseModel, extra="allow"):
     n: int
 
 
+class OpenKeys(typing_extensions.TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    n: int
+
+
 ADDRESS = "struct{street: string, number: Int64}"
 
 
@@ -283,6 +290,7 @@ def test_lists_and_maps(type_: Any, kind: str) -> None:
         dict[Colour, int],
         Address | Empty,
         Open,
+        OpenKeys,
         Json[int],
         pathlib.Path,
         SecretStr,

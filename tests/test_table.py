@@ -104,6 +104,29 @@ def test_an_iterator_gives_a_frame_of_the_answers_in_its_order(rows: Any) -> Non
     assert column(result, "n") == [3, 1, 2]
 
 
+class Endless:
+    """What can be gone through, and has no length."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield from TEXTS
+
+
+def test_what_has_no_length_is_read_as_an_iterator_is() -> None:
+    for _ in range(2):
+        result = numbers(Endless())
+        assert list(result.columns) == ["n", *OWN]
+        assert column(result, "n") == [3, 1, 2]
+
+
+def test_certain_rows_of_an_iterator_are_refused(server: ScriptedServer) -> None:
+    with pytest.raises(PromptError, match="cannot be sampled"):
+        numbers(iter(TEXTS), sample=2)
+    result = numbers(iter(["1", "many"]))
+    with pytest.raises(PromptError, match="came from an iterator and are gone"):
+        totals(result).retry_failed()
+    assert len(server.requests) == 2
+
+
 def test_a_set_has_its_texts_beside_the_answers() -> None:
     """Nobody knows its order."""
     result = numbers(set(TEXTS))

@@ -1,6 +1,7 @@
 """What a template sees of a row: odd names and cells; and what is no table at all."""
 
 import dataclasses
+import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -44,6 +45,19 @@ class Data:
 
 class Named(NamedTuple):
     text: str
+
+
+class Elsewhere:
+    """As ibis and datasets have them."""
+
+    def to_pandas(self) -> None:
+        """Never called."""
+
+
+def rows_of_a_database() -> list[sqlite3.Row]:
+    with sqlite3.connect(":memory:") as database:
+        database.row_factory = sqlite3.Row
+        return database.execute("select 1 as n").fetchall()
 
 
 @pytest.mark.parametrize(
@@ -167,6 +181,7 @@ def test_a_cell_of_ten_megabytes_is_sent_whole(server: ScriptedServer, library: 
         ([1, 2], "Row 0 is 1, which has no columns; nothing was sent.", '[{"n": n} for'),
         (["a", ("b", 1)], "Row 1 is ('b', 1), which has no columns", "columns=[...]"),
         (["a", Path("b")], "Row 1 is PosixPath('b'), which has no columns", "list(paths)"),
+        (rows_of_a_database(), "Row 0 is <sqlite3.Row object", "[dict(each) for each in rows]"),
         ([object], "Row 0 is <class 'object'>, which", "vars(each)"),
         (iter([3]), "Row 0 is 3, which has no columns; nothing was sent.", '[{"n": n} for'),
         ({"text": ["a"]}, "A dict is no table; nothing was sent.", "[row]"),
@@ -179,6 +194,7 @@ def test_a_cell_of_ten_megabytes_is_sent_whole(server: ScriptedServer, library: 
         (np.ones((2, 2)), "An ndarray is no table; nothing was sent.", "pd.DataFrame(array"),
         (pd.Index(["a"]), "An Index is no table; nothing was sent.", "values.tolist()"),
         (pd.DataFrame({"a": [1]}).groupby("a"), "A DataFrameGroupBy is no table", "Give a data"),
+        (Elsewhere(), "An Elsewhere is no table", "frame = frame.to_pandas()"),
         (pl.LazyFrame({"a": [1]}), "A LazyFrame has no rows yet", "frame = frame.collect()"),
         (pl.col("a"), "An Expr is no table", "Give a data frame"),
         (

@@ -164,6 +164,21 @@ def test_a_file_that_is_no_text_fails_alone(notes: Path, server: ScriptedServer)
     assert asked(server) == ["text 1"]
 
 
+def test_a_picture_that_no_server_takes_fails_alone(tmp_path: Path, server: ScriptedServer) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "b.png").write_bytes(picture() + bytes(25_000_000))
+    result = numbers("*.png", "{{ image }}")
+    assert result["n"].tolist() == [9, pd.NA]
+    assert "b.png has 25.0 MB, and an image may have 20.0 MB" in result["_error"][1]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("use", ["text", "text | length", "text.upper()", "text[0]", "text ~ '!'"])
+def test_every_use_of_what_cannot_be_read_says_why(tmp_path: Path, use: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    assert "is no UTF-8 text" in numbers("*.txt", f"{{{{ {use} }}}}")["_error"][0]
+
+
 def test_only_files_are_rows(notes: Path) -> None:
     os.mkfifo(notes / "pipe.txt")
     (notes / "nowhere.txt").symlink_to("nowhere")
