@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from llm_magic.bounds import Terms, worst_case
 from llm_magic.entries import fingerprint
-from llm_magic.errors import LLMError, PromptError, QuotaExceeded
+from llm_magic.errors import LLMError, PromptError, QuotaExceeded, StoreError
 from llm_magic.job import Job
 from llm_magic.progress import Plan
 from llm_magic.seen import Seen
@@ -79,11 +79,24 @@ def outlook(session: Session, job: Job, *, most: int | None = None) -> Plan:
         worst=None if found.worst is None else found.worst * Decimal(scale),
         worst_tokens=None if found.tokens is None else round(found.tokens * scale),
         expected=found.paid / found.priced * round(missing * scale) if found.priced else None,
-        expected_from=f"{found.priced:,} answers in the cache" if found.priced else "",
+        expected_from=_source(found.priced),
         prompts=tuple(prompts),
         budget=budget,
         model=base.model,
+        room=_room(session, job) if missing and not shelf.replays else None,
     )
+
+
+def _room(session: Session, job: Job) -> int | None:
+    """Requests that the limits leave; None for any number."""
+    desk = session.desk
+    try:
+        standing = desk.now(desk.quota.ledger.standing, desk.terms(job.wish, "").limits)
+    except StoreError:
+        # The run says so.
+        return None
+    left = [limit.cap - used for limit, used in standing if limit.metric == "requests"]
+    return max(0, min(left)) if left else None
 
 
 def _spread(places: Sequence[int], most: int | None) -> Sequence[int]:
@@ -113,6 +126,10 @@ def _requests(job: Job) -> Iterator[list[tuple[int, Request]]]:
             finally:
                 first = False
         yield requests
+
+
+def _source(answers: int) -> str:
+    return f"{answers:,} answer{'' if answers == 1 else 's'} in the cache" if answers else ""
 
 
 def _count(session: Session, found: _Found, request: Request, kept: Response | None) -> None:

@@ -200,6 +200,40 @@ def test_a_run_from_the_api_draws_the_same(watched: Kernel, server: LoadServer) 
     assert "40 rows: 40 asked" in html(shown)[-1]
 
 
+@pytest.fixture
+def with_widgets(watched: Kernel) -> Iterator[Kernel]:
+    """The same kernel, which takes the front end for one that has widgets."""
+    hurry = "from llm_magic.views import live\nlive.OPENS = live.SHOWS = 0.3"
+    over(watched, f"%config LLMMagic.widgets = True\n{hurry}")
+    yield watched
+    over(watched, "%config LLMMagic.widgets = False")
+
+
+def test_where_no_page_shows_the_widget_updates_take_its_place(
+    with_widgets: Kernel, server: LoadServer
+) -> None:
+    shown = over(with_widgets, "%%llm_map rows[:300] out <<\nUnseen {{ text }}")
+
+    (display,) = shown.of("display_data")
+    assert "application/vnd.jupyter.widget-view+json" in display["data"]
+    updates = [each["data"] for each in shown.of("update_display_data")]
+    assert any("interrupt the kernel to stop" in each["text/html"] for each in updates)
+    assert sorted(updates[-1]) == ["text/html", "text/plain"]
+    assert with_widgets.value("len(__import__('ipywidgets').widget._instances)") == 0
+
+
+def test_a_wrong_prompt_leaves_no_widget(with_widgets: Kernel) -> None:
+    """Nobody looks at rows of an iterator before the run."""
+    shown = with_widgets.run(
+        "import llm_magic\nllm_magic.map_rows(iter(rows), 'What of {{ txt }}?')"
+    )
+
+    assert [each["ename"] for each in shown.of("error")] == ["PromptError"]
+    (final,) = shown.of("update_display_data")
+    assert final["data"]["text/plain"].startswith("0 rows · free")
+    assert with_widgets.value("len(__import__('ipywidgets').widget._instances)") == 0
+
+
 # --- nobody watches
 
 

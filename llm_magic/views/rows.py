@@ -17,6 +17,7 @@ from llm_magic.views.tables import Table
 
 _SHORTEST_CELL, _LONGEST_CELL, _LONGEST_ERROR, _LONGEST_PROMPT = 8, 60, 160, 2_000
 _MOST_ERRORS, _MOST_NUMBERS = 10, 5
+_SAVED_WIDTH = 120
 # JupyterLab's blue and the colour of its lines, which follow the theme; grey where there are none.
 _DONE, _REST = "var(--jp-brand-color1, #1976d2)", "var(--jp-border-color1, #bdbdbd)"
 
@@ -124,7 +125,7 @@ def saved_rows(summary: Summary, plan: Plan | None = None) -> dict[str, Any]:
     # In the order in which the same stand in the live form, so that nothing moves at the end.
     html = status_html(summary.headline) + plan_html(plan)
     html += "".join(each._repr_html_() for each in _tables(summary))
-    text = f"{plain.lines(summary.headline)}\n{rows_text(summary)}"
+    text = f"{plain.lines(summary.headline)}\n{rows_text(summary, _SAVED_WIDTH)}"
     return {"text/plain": text.rstrip(), "text/html": html}
 
 
