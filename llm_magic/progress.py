@@ -130,6 +130,7 @@ class Plan:
         prompts: The first one or two, as they would be sent.
         budget: The most that it may come to, in USD; None without a limit.
         model: Its name.
+        room: Requests that your limits leave; None for any number.
     """
 
     rows: int | None
@@ -143,6 +144,7 @@ class Plan:
     prompts: tuple[str, ...] = ()
     budget: Decimal | None = None
     model: str = ""
+    room: int | None = None
 
     @property
     def to_ask(self) -> int | None:
@@ -181,7 +183,10 @@ class Plan:
         return NO_CAP
 
     def short(self) -> str:
-        """That the budget is not enough, where it is to be expected; else empty."""
+        """That a limit is not enough, where it is to be expected; else empty."""
+        return "; ".join(filter(None, [self._short_of_money(), self._short_of_room()]))
+
+    def _short_of_money(self) -> str:
         if self.budget is None or self.expected is None or self.expected <= self.budget:
             return ""
         told = f"the limit of {usd(self.budget)} ends it early"
@@ -189,6 +194,12 @@ class Plan:
             return told
         asked = int(self.to_ask * self.budget / self.expected)
         return f"{told}, after about {asked:,} of {self.to_ask:,} asked"
+
+    def _short_of_room(self) -> str:
+        if self.room is None or self.to_ask is None or self.to_ask <= self.room:
+            return ""
+        left = f"{self.room:,} request{'' if self.room == 1 else 's'}"
+        return f"%llm_quota leaves {left} for {self.to_ask:,} rows"
 
 
 @dataclass(frozen=True)

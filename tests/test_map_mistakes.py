@@ -175,3 +175,16 @@ def test_a_key_that_a_dict_of_the_notebook_has_not_fails_its_row_alone(
         reviews["results"]._error[1] == "The prompt uses [2], and dict has none; nothing was sent."
     )
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("option", ["", "--dry-run"])
+def test_a_quota_that_is_too_small_is_told_before(option: str, terminal: Terminal) -> None:
+    terminal["rows"] = pd.DataFrame({"text": [f"row {n}" for n in range(60)]})
+    ran = terminal.run(f"%%llm_map rows results << {option}\n{{{{ text }}}}")
+    said = plain(repr(ran.value) if option else ran.out)
+
+    assert "%llm_quota leaves 50 requests for 60 rows" in said
+
+
+def test_a_quota_that_is_enough_is_not_told(reviews: Terminal) -> None:
+    assert "%llm_quota" not in reviews.run("%%llm_map reviews results <<\n{{ text }}").out
