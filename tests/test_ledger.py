@@ -1303,7 +1303,8 @@ class Model:
                 failing.append((limit, used_, self._fits(limit, kernel, now, ask)))
         if failing:
             return failing
-        self.calls[claim.id] = Call(now, kernel, "held", claim.worst, owner, claim.key)
+        state = "sent" if claim.sent else "held"
+        self.calls[claim.id] = Call(now, kernel, state, claim.worst, owner, claim.key)
         return "held"
 
     def _fits(self, limit: Limit, kernel: str, now: int, ask: int) -> int | None:
@@ -1349,6 +1350,17 @@ SOME = [
 KERNELS = st.sampled_from(["k1", "k2"])
 AMOUNTS = st.builds(Amount, st.integers(0, 2), st.integers(0, 120), st.integers(0, 400))
 IDS = st.sampled_from([f"id {number}" for number in range(24)])
+BATCHES = st.lists(
+    st.builds(
+        Claim, IDS, AMOUNTS, st.sampled_from([None, None, "x", "y", "z"]), sent=st.booleans()
+    ),
+    max_size=8,
+)
+
+
+def at_most(amount: Amount, held: Amount) -> Amount:
+    names = ("requests", "tokens", "nanos")
+    return Amount(*(min(getattr(amount, name), getattr(held, name)) for name in names))
 
 
 class Ledgers(RuleBasedStateMachine):
@@ -1395,6 +1407,17 @@ class Ledgers(RuleBasedStateMachine):
     def hold(self, kernel, id_, worst, key, more):
         claim, limits = Claim(id_, worst, key), [*FIXED, *more]
         verdict = self.ledgers[kernel].hold(claim, limits)
+        self.compare(verdict, claim, limits, kernel)
+
+    @rule(kernel=KERNELS, claims=BATCHES, more=st.lists(st.sampled_from(SOME), unique=True))
+    def hold_many(self, kernel, claims, more):
+        limits = [*FIXED, *more]
+        verdicts = self.ledgers[kernel].hold_many(claims, limits)
+        for verdict, claim in zip(verdicts, claims, strict=True):
+            self.compare(verdict, claim, limits, kernel)
+
+    def compare(self, verdict, claim, limits, kernel):
+        worst = claim.worst
         expected = self.model.hold(claim, limits, kernel, self.owners[kernel])
         if isinstance(expected, str):
             assert verdict == expected
@@ -1429,6 +1452,19 @@ class Ledgers(RuleBasedStateMachine):
         amount = Amount(worst.requests, worst.tokens * part // 2, worst.nanos * part // 2)
         self.ledgers[kernel].settle(id_, Used(amount))
         self.model.book(id_, "done", amount)
+
+    @rule(kernel=KERNELS, uses=st.lists(st.tuples(IDS, st.none() | AMOUNTS), max_size=6))
+    def settle_many(self, kernel, uses):
+        known = [
+            (id_, amount and at_most(amount, self.model.calls[id_].amount))
+            for id_, amount in uses
+            if id_ in self.model.calls
+        ]
+        self.ledgers[kernel].settle_many(
+            [(id_, None if amount is None else Used(amount)) for id_, amount in known]
+        )
+        for id_, amount in known:
+            self.model.book(id_, "void" if amount is None else "done", amount or Amount())
 
     @rule(kernel=KERNELS, id_=IDS)
     def void(self, kernel, id_):
