@@ -149,10 +149,10 @@ class Pretended:
         else:
             self.busy += 1
         await asyncio.sleep(self.seconds())
-        if self.queue:
+        self.busy -= 1
+        while self.queue and self.busy < self.slots:
+            self.busy += 1
             self.queue.popleft().set_result(None)
-        else:
-            self.busy -= 1
         await self.way()
         return 200, told, None
 
@@ -188,12 +188,18 @@ class Outcome:
         return min((at for at, each in self.sizes if each >= size), default=math.inf)
 
 
-def run(rows: int, workers: int = 300, fixed: int | None = None, **server: Any) -> Outcome:
+def run(
+    rows: int,
+    workers: int = 300,
+    fixed: int | None = None,
+    kind: type[Pretended] | None = None,
+    **server: Any,
+) -> Outcome:
     """So many rows through a gate, each until it is answered."""
 
     async def main() -> Outcome:
         loop = asyncio.get_running_loop()
-        gate, there, out = Gate(), Pretended(**server), Outcome()
+        gate, there, out = Gate(), (kind or Pretended)(**server), Outcome()
         out.gate = gate
         begun = loop.time()
         left = iter(range(rows))
