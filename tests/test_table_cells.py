@@ -220,6 +220,27 @@ def test_what_is_no_table_is_refused_with_what_would_be_one(
     assert server.requests == []
 
 
+def test_keys_of_a_dict_that_are_no_texts_are_read_and_kept() -> None:
+    result = numbers([{7: "3", "x": None}], "row {{ row[7] }}.")
+    assert {name: result[0][name] for name in (7, "x", "n")} == {7: "3", "x": None, "n": 3}
+
+
+def test_a_cell_is_never_read_as_a_template(server: ScriptedServer) -> None:
+    text = "{{ 1 + 1 }} {% if x %} {# y #} ${z} \ufdd1"
+    map_rows([text], "{{ text }}|{{ row }}", quiet=True)
+    assert asked(server) == [f"{text}|text: {text}"]
+
+
+def test_a_cell_that_no_server_could_be_sent_fails_alone(server: ScriptedServer) -> None:
+    frame = pd.DataFrame({"text": ["1", "bad \ud800", "", "2"]}, dtype=object)
+    result = numbers(frame, "{{ 'row ' ~ text ~ '.' if text }}")
+    assert column(result, "n") == [1, None, None, 2]
+    errors = column(result, "_error")
+    assert "no valid Unicode at position 8" in errors[1]
+    assert "The prompt is empty" in errors[2]
+    assert asked(server) == ["row 1.", "row 2."]
+
+
 def test_large_rows_are_pulled_as_there_is_room_for_them(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,11 @@ def _row(item: Any) -> dict[str, Any] | None:
     return names_of(item)
 
 
+def _kept(item: Any) -> dict[Any, Any]:
+    """An item as a row of the result: the keys of a mapping are what they were."""
+    return dict(item) if isinstance(item, Mapping) else _row(item) or {}
+
+
 def _no_row(item: Any, place: int, lost: str) -> PromptError:
     fix = 'Rows are dicts, texts or objects with fields: [{"n": n} for n in numbers]'
     if isinstance(item, os.PathLike):
@@ -87,8 +92,7 @@ class Items:
         """Its items as dicts, with these columns."""
         numbers = range(count) if places is None else places
         return Rows(
-            (_row(self._data[each]) or {})
-            | {name: column.get(each) for name, column in columns.items()}
+            _kept(self._data[each]) | {name: column.get(each) for name, column in columns.items()}
             for each in numbers
         )
 
