@@ -232,7 +232,7 @@ def _leave(future: Future[None], over: threading.Event) -> None:
 
 def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
     """Why a run is not whole, in words that say what to do."""
-    if not (stopped and outcome.open) and outcome.ended is None:
+    if not (stopped and (outcome.open or not run.pulled)) and outcome.ended is None:
         return None
     done, total = outcome.rows - outcome.open, outcome.rows
     place = f"at {done:,} rows" if run.job.total is None else f"at {done:,} of {total:,} rows"

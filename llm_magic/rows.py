@@ -87,6 +87,7 @@ class Run:
     Attributes:
         purse: What it spends.
         standing: How far it is, a moment ago; for other threads.
+        pulled: Whether it has seen the last row.
     """
 
     def __init__(self, session: Session, job: Job, outcome: Outcome) -> None:
@@ -107,6 +108,7 @@ class Run:
         self._flying = self._freed = 0
         self._failures = 0
         self.standing = Standing(job.total)
+        self.pulled = False
 
     async def through(self) -> None:
         """Asks for every row, and returns when no more is to be had.
@@ -208,6 +210,7 @@ class Run:
                 self._held += todo.size
                 await self._queue.put(todo)
         self.outcome.ended = self.outcome.ended or batches.failure
+        self.pulled = True
         for _ in range(workers):
             await self._queue.put(None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from llm_magic.progress import Plan, ProgressView, Standing, Summary
+from llm_magic.progress import Plan, Standing, Summary
 from llm_magic.types import Usage
 
 NAMES = ("text", "sentiment", "stars")
@@ -67,12 +67,3 @@ def summary(last: Standing) -> Summary:
         last.names,
         last.rows,
     )
-
-
-def play(view: ProgressView, *dones: int, total: int | None = 50_000, plan: Plan | None = PLAN):
-    """A run that is drawn at these moments, without a pause, and then ends."""
-    view.start("gpt-5-mini", plan, lambda: None)
-    for done in dones:
-        view.draw(standing(done, total))
-    last = standing(dones[-1], total)
-    view.finish(last, summary(last))

@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from fcntl import ioctl
@@ -291,6 +293,31 @@ def test_ctrl_c_keeps_what_came_and_says_so_once(rows: Terminal, server: Scripte
     assert "40 rows: 8 asked, 32 not sent" in ran.out
     answers = [row["answer"] for row in rows["results"]]
     assert sorted(answers, key=str) == [None] * 32 + ["Quick."] * 8
+
+
+def test_ctrl_c_says_so_where_all_rows_so_far_are_done(
+    rows: Terminal, server: ScriptedServer, keeping: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows how many more an iterator has."""
+    monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
+    rows.run("%%llm_map rows results << --quiet\nWhat of {{ text }}?")
+    halfway, go = threading.Event(), threading.Event()
+
+    def drip() -> Iterator[dict[str, str]]:
+        # The first batch is one of 16.
+        yield from rows["rows"][:16]
+        halfway.set()
+        go.wait(10)
+
+    rows["drip"] = drip()
+    ran, _ = interrupted_when(
+        halfway.is_set, lambda: rows.run("%%llm_map drip part <<\nWhat of {{ text }}?")
+    )
+    go.set()
+
+    assert type(ran.error) is Interrupted
+    assert "Stopped at 16 rows." in ran.out
+    assert len(rows["part"]) == 16
 
 
 def test_ctrl_c_before_anything_came_says_so(rows: Terminal, server: ScriptedServer) -> None:
