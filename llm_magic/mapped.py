@@ -249,7 +249,8 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
         return Interrupted(f"Stopped {place}.\n{rest}", partial)
     error = copy.copy(outcome.ended)
     if done:
-        error.args = (f"Stopped {place}: {error.args[0]}",)
+        told = str(error.args[0]).replace("; nothing was sent.", ".")
+        error.args = (f"Stopped {place}: {told}",)
         error.fix = f"{_enough(error, outcome.open)}\n{rest}".strip()
     return error
 

@@ -274,6 +274,15 @@ def test_without_a_name_the_table_itself_is_shown_and_no_row_twice(rows: Termina
     assert len(ran.value) == 3
 
 
+def test_a_limit_that_ends_a_run_does_not_say_that_nothing_was_sent(rows: Terminal) -> None:
+    rows.run("%llm_quota --requests 10")
+
+    ran = rows.run("%%llm_map rows results <<\nWhat of {{ text }}?")
+
+    assert "Stopped at 10 of 40 rows: This kernel has used 10 of 10 requests in 1 h.\n" in ran.out
+    assert "nothing was sent" not in ran.out
+
+
 def test_quiet_shows_nothing(rows: Terminal) -> None:
     assert rows.run("%%llm_map rows results << --quiet\nWhat of {{ text }}?").out == ""
     assert len(rows["results"]) == 40

@@ -184,7 +184,7 @@ class PlanReport:
 
     def _expected(self) -> str:
         plan = self.plan
-        if plan.expected is None:
+        if not plan.expected:
             return ""
         source = f" (from {plan.expected_from})" if plan.expected_from else ""
         return usd(plan.expected) + source
