@@ -575,17 +575,18 @@ class Spending:
 
 STEPS = st.lists(
     st.tuples(
-        st.lists(st.integers(0, 12), max_size=8),
-        st.lists(st.integers(1, 400), min_size=8, max_size=8),
-        st.integers(0, 3),
-        st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=6),
+        st.lists(st.integers(0, 40), min_size=1, max_size=12),
+        st.lists(st.integers(1, 400), min_size=12, max_size=12),
+        st.sampled_from([0, 0, 0, 1, 3]),
+        st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=8),
     ),
+    min_size=1,
     max_size=6,
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(steps=STEPS, cap=st.integers(0, 3_000_000), requests=st.integers(1, 20))
+@settings(max_examples=80, deadline=None)
+@given(steps=STEPS, cap=st.integers(300_000, 3_000_000), requests=st.integers(4, 40))
 def test_a_run_s_budget_is_never_passed_whatever_is_on_its_way(
     steps: list[Any], cap: int, requests: int
 ) -> None:
