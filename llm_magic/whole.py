@@ -8,6 +8,7 @@ those that the client would send.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import sys
 from contextlib import suppress
@@ -136,6 +137,15 @@ def _session(context: ssl.SSLContext | None, headers: Mapping[str, str]) -> Clie
 
 
 def _reason(error: BaseException) -> str:
+    """What happened, without the words that only aiohttp's own users know."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it ended before the answer was whole"
+    number = getattr(error, "errno", None)
+    if isinstance(error, OSError) and isinstance(number, int) and number > 0:
+        # "Cannot connect to host 127.0.0.1:8000 ssl:default [Connect call failed (...)]"
+        return os.strerror(number)
     return str(error) or type(error).__name__
 
 
