@@ -332,7 +332,9 @@ def _seconds(rows: float | None, rate: float) -> float | None:
 
 
 def _headline(error: LLMError) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
+    words = " ".join(str(error.args[0] if error.args else error).split())
+    # Of a row's error nobody has more than its words.
+    return words.replace("; what came is in sys.last_value.text", "")
 
 
 def _short(value: Any) -> str:

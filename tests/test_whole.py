@@ -38,3 +38,13 @@ def test_a_server_that_is_not_there(
 
     assert f": {os.strerror(errno.ECONNREFUSED)}. No answer was received." in said
     assert "ssl" not in said
+
+
+def test_an_answer_that_was_cut_at_its_limit(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cell's error, but for where a cell has what came."""
+    server.enqueue(FAULTS["finish_length"])
+
+    said = told(monkeypatch, model="m", max_tokens=7)
+    assert said == "The answer of m was cut at max_tokens=7."
