@@ -2,11 +2,17 @@
 
 import base64
 import copy
-from dataclasses import replace
+import random
+from collections.abc import Callable
+from dataclasses import make_dataclass, replace
+from decimal import Decimal
+from enum import IntEnum
+from types import MappingProxyType
 from typing import Any
 
+import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_magic.entries import (
@@ -17,8 +23,11 @@ from llm_magic.entries import (
     fingerprint,
     normalised,
     pack,
+    sign,
     unpack,
+    unpack_once,
 )
+from llm_magic.structured import schema_for
 from llm_magic.types import Request, Usage
 
 
@@ -266,3 +275,143 @@ def test_any_answer_comes_back(text: str, thought: str, moment: float, cost: Any
     print_ = fingerprint(BASE)
 
     assert unpack(print_, pack(print_, entry)) == entry
+
+
+# A table's requests share all but their messages, and are signed by a shorter way.
+
+
+class Stars(IntEnum):
+    FIVE = 5
+
+
+class Text(str):
+    __slots__ = ()
+
+
+def schema_of(type_: Any) -> Any:
+    schema = schema_for(type_)
+    assert schema
+    return schema
+
+
+SURROGATES = st.text(st.characters(exclude_categories=()), max_size=6)
+TEXTS = st.text(max_size=6) | SURROGATES | st.sampled_from(["", "é", "\ud800", '"', "\\", "\x00"])
+ALIKE = st.sampled_from([0, 0.0, -0.0, False, 1, 1.0, True, "1", 2**80, -(2**80), 1e300])
+ODD = st.sampled_from(
+    [
+        float("nan"),
+        float("inf"),
+        b"bytes",
+        bytearray(b"bytes"),
+        {"a set"},
+        1 + 2j,
+        Decimal(1),
+        object(),
+        Stars.FIVE,
+        Text("text"),
+        numpy.float64(1.5),
+        numpy.int64(1),
+        numpy.bool_(True),
+        MappingProxyType({"a": 1}),
+        {1: "a", 2.5: "b", None: "c"},
+        {True: "d"},
+    ]
+)
+VALUES = st.recursive(
+    st.none() | ALIKE | st.floats() | st.integers() | TEXTS | ODD,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(TEXTS, inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = ["temperature", "message", "messages ", "max_tokens", "model", "response_format", "z"]
+NAMES = TEXTS | st.sampled_from([*FIELDS, *NOT_IN_KEY])
+REQUESTS = st.builds(
+    Request,
+    messages=st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["system", "user"]), "content": TEXTS},
+            optional={"name": TEXTS},
+        ),
+        min_size=1,
+        max_size=2,
+    ).map(tuple),
+    model=st.sampled_from(["m", "", "é", "\ud800"]),
+    base_url=st.sampled_from(["http://a.example/v1", "HTTP://A.example:80/v1/"]),
+    max_tokens=st.none() | st.integers(0, 9),
+    fields=st.dictionaries(NAMES, VALUES, max_size=4),
+    schema=st.none() | st.sampled_from([schema_of(int), schema_of(list[str])]),
+)
+
+
+def signed(request: Request) -> Any:
+    """The identity by the long way, or what is wrong with the request."""
+    body: dict[str, Any] = {"model": request.model, "messages": list(request.messages)}
+    if request.max_tokens is not None:
+        body["max_tokens"] = request.max_tokens
+    body |= {name: value for name, value in request.fields.items() if name not in NOT_IN_KEY}
+    if request.schema:
+        form = {"name": request.schema.name, "schema": request.schema.plain}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    return said(lambda: sign(body, request.base_url))
+
+
+def said(make: Callable[[], Any]) -> Any:
+    try:
+        print_ = make()
+    except (TypeError, ValueError) as error:
+        return type(error)
+    return print_.key, print_.canonical, list(print_.body), repr(print_.body)
+
+
+@settings(max_examples=300, deadline=None)
+@given(REQUESTS)
+def test_the_short_way_gives_the_key_and_the_bytes_of_the_long_one(request: Request) -> None:
+    assert said(lambda: fingerprint(request)) == signed(request)
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": "Other"}], "none", None])
+def test_a_field_that_is_called_messages_takes_the_place_of_them(messages: Any) -> None:
+    request = Request(BASE.messages, "m", BASE.base_url, fields={"messages": messages})
+    body = {"model": "m", "messages": messages}
+
+    assert fingerprint(request) == sign(body, BASE.base_url)
+
+
+@pytest.mark.parametrize("first", [1, 1.0, True, "1", [1], (1,), {"a": 1}])
+def test_values_that_python_takes_for_equal_have_keys_of_their_own(first: Any) -> None:
+    """Whichever of them was asked before."""
+    for value in (first, 1, 1.0, True, [True], [1.0], {"a": True}, {"a": 1.0}, first):
+        request = replace(BASE, messages=BASE.messages[:1], fields={"n": value})
+        assert said(lambda request=request: fingerprint(request)) == signed(request)
+
+
+def test_fields_that_are_changed_in_place_are_another_request() -> None:
+    fields: dict[str, Any] = {"stop": ["a"]}
+    request = Request(BASE.messages[:1], "m", BASE.base_url, fields=fields)
+    before = fingerprint(request)
+    fields["stop"].append("b")
+
+    assert fingerprint(request).key != before.key
+    assert said(lambda: fingerprint(request)) == signed(request)
+
+
+def test_two_schemas_of_one_name_are_two_requests() -> None:
+    one, other = (make_dataclass("Review", [("stars", type_)]) for type_ in (int, str))
+    keys = {
+        fingerprint(replace(BASE, messages=BASE.messages[:1], schema=schema_of(each))).key
+        for each in (one, other, one)
+    }
+
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 7_000, 8_191, 8_192, 8_193, 70_000, 3_000_000])
+def test_an_answer_of_any_size_comes_back(size: int) -> None:
+    """Small ones are compressed with a smaller window."""
+    text = "".join(map(chr, random.Random(size).choices(range(32, 1000), k=size)))
+    entry, print_ = replace(ENTRY, text=text), fingerprint(BASE)
+
+    assert unpack_once(print_, pack(print_, entry)) == entry
