@@ -78,6 +78,11 @@ class Mixed(enum.Enum):
     TWO = "two"
 
 
+class Corner(enum.Enum):
+    LEFT = [0, 0]  # noqa: RUF012
+    RIGHT = [1, 0]  # noqa: RUF012
+
+
 class Large(enum.IntEnum):
     HUGE = 2**63
 
@@ -128,6 +133,7 @@ def test_single_values(type_: Any, kind: str) -> None:
         (Share, "Float64[0.5, 1.0]"),
         (Literal[1, True], "object[1, True]"),
         (Mixed, "object[1, 'two']"),
+        (list[Corner], "list{item: object[[0, 0], [1, 0]]}"),
         (Large, f"object[{2**63}]"),
     ],
     ids=str,
@@ -262,6 +268,7 @@ def test_objects_with_fields(type_: Any, kind: str) -> None:
         (list[int | None], "list{item: Int64}"),
         (tuple[int, int], "list{item: Int64}"),
         (tuple[str, ...], "list{item: string}"),
+        (tuple[()], "object"),
         (set[Colour], "list{item: category['red', 'green']}"),
         (frozenset[float], "list{item: Float64}"),
         (Sequence[str], "list{item: string}"),

@@ -87,8 +87,10 @@ class _Reader:
                 return OBJECT
             return Kind("map", parts=(("value", self.kind(node["values_schema"])),))
         items = node.get("items_schema", {"type": "any"})
-        held = {self.kind(each) for each in (items if isinstance(items, list) else [items])}
-        return Kind("list", parts=(("item", held.pop()),)) if len(held) == 1 else OBJECT
+        item = _common(
+            [self.kind(each) for each in (items if isinstance(items, list) else [items])]
+        )
+        return OBJECT if item is None else Kind("list", parts=(("item", item),))
 
     def _struct(self, node: Mapping[str, Any]) -> Kind:
         if node.get("root_model"):
@@ -113,12 +115,18 @@ class _Reader:
         kinds = [self.kind(each) for each in told]
         if all(each.choices for each in kinds):
             return of_choices(choice for each in kinds for choice in each.choices)
-        return kinds[0] if len(set(kinds)) == 1 else OBJECT
+        return _common(kinds) or OBJECT
 
     def _either(self, node: Mapping[str, Any]) -> Kind:
         """A list or a dict by another name stays one; a Path is no text, though read from one."""
         found = self.kind(node.get("json_schema") or node["lax_schema"])
         return found if found.name in ("list", "map") else OBJECT
+
+
+def _common(kinds: list[Kind]) -> Kind | None:
+    """The one kind that all are of; None where they differ, or where there are none."""
+    # Not by a set: an Enum's values may have no hash.
+    return kinds[0] if kinds and all(each == kinds[0] for each in kinds) else None
 
 
 def _open(node: Mapping[str, Any]) -> bool:
