@@ -447,15 +447,29 @@ def test_only_some_rows_in_some_order() -> None:
         assert to_arrow(column, 4, places).to_pylist() == expected
 
 
-def test_more_rows_than_are_made_at_once() -> None:
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (list[Part], [Part(n=1, name="a")]),
+        (str, "a"),
+        (dt.timedelta, dt.timedelta(days=1)),
+        (AwareDatetime, dt.datetime(2026, 7, 1, tzinfo=BERLIN)),
+    ],
+    ids=str,
+)
+def test_more_rows_than_are_made_at_once(type_: Any, value: Any) -> None:
     """The parts of a column are of one type, though none of the first has a value."""
     count = CHUNK + 2
-    made = columns(list[Part])
-    made.put(count - 1, [Part(n=1, name="a")])
+    made = columns(type_)
+    made.put(count - 1, value)
     column = made.column("answer")
-    for values in (to_polars("a", column, count).to_list(), to_arrow(column, count).to_pylist()):
+    for values in (
+        list(read_pandas(to_pandas(column, count))),
+        to_polars("a", column, count).to_list(),
+        to_arrow(column, count).to_pylist(),
+    ):
         assert values[0] is None
-        assert values[-1] == [{"n": 1, "name": "a", "made": None, "sizes": []}]
+        assert alike(shown(value), values[-1])
         assert len(values) == count
 
 

@@ -55,12 +55,13 @@ def to_pandas(column: Column, count: int, places: Sequence[int] | None = None) -
         typed = _masked(column, held, absent)
         if typed is not None:
             return typed
-    values = list(column.each(count, places))
     try:
-        return _natural(column.kind, values)
+        facts = facts_of(column.kind, column.each(count, places))
+        made = [_natural(column.kind, facts, each) for each in chunks(column.each(count, places))]
+        return pd.concat(made, ignore_index=True).array if len(made) > 1 else made[0].array
     except _MISFITS:
-        objects = np.empty(len(values), dtype=object)
-        for place, value in enumerate(values):
+        objects = np.empty(count if places is None else len(places), dtype=object)
+        for place, value in enumerate(column.each(count, places)):
             objects[place] = plain(value)
         return pd.Series(objects, dtype=object)
 
@@ -94,23 +95,22 @@ def _masked(column: Column, values: Any, absent: Any) -> Any:
     return pd.arrays.BooleanArray(values, absent)
 
 
-def _natural(kind: Kind, values: list[Any]) -> Any:
+def _natural(kind: Kind, facts: Facts, values: list[Any]) -> Any:
     """Texts, moments and lengths of time in types of pandas that keep all of them."""
     import numpy as np
     import pandas as pd
 
-    facts = facts_of(kind, values)
     if kind.name == "string":
-        return pd.array([*map(fitter(kind, facts), values)], dtype="string")
+        return pd.Series([*map(fitter(kind, facts), values)], dtype="string")
     if kind.name == "timedelta":
-        return pd.TimedeltaIndex(np.array(values, "timedelta64[us]")).array
+        return pd.Series(np.array(values, "timedelta64[us]"))
     if kind.name != "datetime":
         raise Misfit
     if facts.zone is None:
-        return pd.DatetimeIndex(np.array(values, "datetime64[us]")).array
+        return pd.Series(np.array(values, "datetime64[us]"))
     naive = [value and value.astimezone(dt.UTC).replace(tzinfo=None) for value in values]
     moments = pd.DatetimeIndex(np.array(naive, "datetime64[us]"))
-    return moments.tz_localize("UTC").tz_convert(facts.zone).array
+    return pd.Series(moments.tz_localize("UTC").tz_convert(facts.zone))
 
 
 def to_polars(name: str, column: Column, count: int, places: Sequence[int] | None = None) -> Any:
