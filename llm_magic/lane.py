@@ -84,6 +84,9 @@ class Lane:
             self._leave()
         else:
             self._turn.failed()
+            if self._gate and isinstance(error, RateLimited) and self._gate.stuck():
+                # All calls were turned away for minutes; each would find out by itself.
+                error.retryable = False
 
     def comes_again(self, error: BaseException | None) -> bool:
         """Whether a call that was turned away waits for its turn again, however often that is."""

@@ -25,13 +25,15 @@ _SOME, _MANY = 15, 40  # Requests in a count that is believed, and that is count
 _GUESS = 0.6  # Share that is kept to of what was let in before the first rejection,
 _BELOW = 0.97  # of a measured rate,
 _CAREFUL = 0.95  # and of one that is less sure, where each mistake costs seconds.
-_LEAST = 0.02  # Requests a second.
+_LEAST = 0.02  # Requests a second,
+_CLOSED = 1.0  # and where nothing was let in.
 _DOUBLED = 0.25  # Seconds in which a guess is doubled, at least,
 _COUNTED = 8  # and requests.
 _STEP = 0.1  # Logarithm of the growth behind which a count is too low.
 _RISE = 0.1  # The growth of a measured rate, twice that which is expected between two rejections:
 _FEW = 100  # requests for each one that is turned away then,
 _SELDOM = 10  # and seconds for each second that the server asks to wait.
+_LONGEST = 30.0  # Seconds of the former, and a quarter of the latter.
 _FULL = 4  # Requests that flow in while nothing is sent, which may fill a bucket.
 _GAP = 1.0  # Seconds without requests after which the first count begins anew.
 _REMEMBERED = 1000  # Rejections; a count is shorter than so many.
@@ -57,7 +59,7 @@ class Learnt:
         self._cut = -1  # The last request that was sent before the rate was last changed.
         self._slowed = 0.0  # The rate after that,
         self._quiet_since = 0.0  # when it was,
-        self._together, self._hold = 0, 0.0  # how many were turned away, and seconds held for it.
+        self._together, self._hold = 1, 0.0  # how many were turned away, and seconds held for it.
         self._stride = math.log(2)  # Of the growth of a guess; then 0.
         self._level, self._at = 0.0, 0.0
         self._binding = False
@@ -110,6 +112,9 @@ class Learnt:
         else:
             paused = min(self._paused, 0.999 * seconds)
             rate, again = self._slower(self.rate, max(1, count), seconds, paused)
+            if count <= 0:
+                # Nothing at all: it may be closed, which says nothing of its rate.
+                rate = self.rate if paused > seconds / 2 else max(rate, min(self.rate, _CLOSED))
         self.rate = self._slowed = max(_LEAST, rate)
         self._cut = self._sent
         if again:
@@ -156,7 +161,8 @@ class Learnt:
         """Logarithm of the growth in a second, after so many without a rejection."""
         if self._stride:
             return self._stride / max(_DOUBLED, self._hold, _COUNTED / rate)
-        seldom = max(_SELDOM * self._hold, _FEW * self._together / rate)
+        few = min(_LONGEST, _FEW * self._together / rate)
+        seldom = max(few, min(4 * _LONGEST, _SELDOM * self._hold))
         return min(0.5, _RISE * quiet / seldom**2)
 
     def _fill(self, now: float) -> None:
@@ -172,4 +178,6 @@ class Learnt:
             self._paused += (self._level - most) / self.rate
             self._level, self._binding = most, False
         elif self._binding:
-            self.rate *= math.exp(self._growth(self.rate, now - self._quiet_since) * elapsed)
+            growth = self._growth(self.rate, now - self._quiet_since) * elapsed
+            # A request is tried before the next step.
+            self.rate *= math.exp(min(growth, math.log(2)))

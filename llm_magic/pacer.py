@@ -17,6 +17,7 @@ _LONGEST = (
     60.0  # Seconds after which one request goes whatever the headers said: they may be wrong.
 )
 _FIRST_HOLD, _LONGEST_HOLD = 0.05, 30.0  # Seconds, after a rejection that does not say how many.
+_BELIEVED = 5  # Pauses that the server asks for, one after the other, without any success.
 
 
 class Pacer:
@@ -84,10 +85,11 @@ class Pacer:
         """A request was turned away: all wait, once, and go slower."""
         if now >= self.held_until:
             self._in_a_row += 1
-        if retry_after is None or not 0 < retry_after < math.inf:
-            pause = min(_LONGEST_HOLD, _FIRST_HOLD * 2 ** min(20, self._in_a_row - 1))
-        else:
-            pause = retry_after
+        pause = retry_after if retry_after and 0 < retry_after < math.inf else 0.0
+        # Longer and longer, where the server does not say how long, or it did not help.
+        tries = self._in_a_row - (_BELIEVED if pause else 0)
+        if tries > 0:
+            pause = max(pause, min(_LONGEST_HOLD, _FIRST_HOLD * 2 ** min(20, tries - 1)))
         self.held_until = max(self.held_until, now + pause)
         explained = False
         for mirror in self._mirrors.values():

@@ -33,9 +33,17 @@ def in_no_time(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.now  # type: ignore[method-assign]
     loop._clock_resolution = 1e-9  # type: ignore[attr-defined]
+
+    async def leave() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     try:
         return loop.run_until_complete(main())
     finally:
+        loop.run_until_complete(leave())
         loop.close()
 
 
