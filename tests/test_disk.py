@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -316,16 +316,188 @@ def test_a_lowered_limit_is_reached_by_and_by(tmp_path: Path) -> None:
 def test_a_limit_below_the_smallest_file_costs_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    culls = []
-    real = diskcache.Cache._cull
-    monkeypatch.setattr(
-        diskcache.Cache, "_cull", lambda *args, **limit: culls.append(limit) or real(*args, **limit)
-    )
+    looks = []
+    real = writer.Writer.volume
+    monkeypatch.setattr(writer.Writer, "volume", lambda self: looks.append(1) or real(self))
     cache = DiskCache(tmp_path / "cache", limit=20_000)
     for number in range(5):
         cache.put(str(number), b"x" * 9_000)
 
-    assert 5 <= len([limit for limit in culls if limit]) <= 15
+    # It ends once nothing is left, although that is too much still.
+    assert 5 <= len(looks) <= 15
+    cache.close()
+
+
+def given_out(rows: list[tuple[str, bytes]], place: int, then: Callable[[], Any]) -> Any:
+    """Rows, before one of which something happens."""
+    for number, row in enumerate(rows):
+        if number == place:
+            then()
+        yield row
+
+
+NEW = [(f"new {number}", f"row {number} ".encode() * 60) for number in range(100)]
+
+
+def has_new(cache: DiskCache) -> bool:
+    """Whether all of them are there, by one look and by many."""
+    return cache.get_many([key for key, _ in NEW]) == dict(NEW) and all(
+        cache.get(key) == value for key, value in NEW
+    )
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_file_that_is_locked_amid_many_rows_gets_the_rest_later(
+    place: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
+) -> None:
+    monkeypatch.setattr(many, "ROWS_AT_ONCE", 40)
+    cache = DiskCache(place, trouble=told)
+    with ExitStack() as stack:
+        rows = given_out(NEW, 60, lambda: stack.enter_context(locked(place)))
+        cache.put_many(rows)
+
+        assert has_new(cache)
+        assert len(DiskCache(place).get_many([key for key, _ in NEW])) == 40
+        assert "locked" in told.only
+    cache.put("last", b"x")
+
+    assert sql(place, "SELECT key FROM Cache WHERE key LIKE 'new %' ORDER BY rowid") == [
+        (key,) for key, _ in NEW
+    ]
+    cache.close()
+    assert has_new(DiskCache(place, trouble=told))
+    assert len(told) == 1
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_disk_that_fills_up_amid_many_rows_costs_none(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
+) -> None:
+    monkeypatch.setattr(many, "ROWS_AT_ONCE", 40)
+    place = with_old_rows(small_disk / "cache")
+    cache = DiskCache(place, trouble=told)
+    films: list[Path] = []
+    cache.put_many(given_out(NEW, 60, lambda: films.append(fill(small_disk))))
+
+    assert "is full" in told.only
+    assert has_new(cache)
+    assert fully(cache)
+
+    films[0].unlink()
+    cache.close()
+    other = DiskCache(place, trouble=told)
+    assert has_new(other)
+    assert fully(other)
+    assert len(told) == 1
+    other.close()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_many_rows_are_kept_beside_a_read_only_disk(read_only: Path, told: Troubles) -> None:
+    cache = DiskCache(read_only, trouble=told)
+    cache.put_many(NEW)
+
+    assert "cannot be written" in told.only
+    assert has_new(cache)
+    assert fully(cache)
+    cache.close()
+    assert has_new(cache)
+
+
+def test_rows_of_megabytes_among_small_ones_are_written_in_small_transactions(
+    place: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
+) -> None:
+    sizes = []
+    real = writer.Writer.keep
+
+    def keep(self: writer.Writer, rows: Any, used: Any) -> None:
+        sizes.append(sum(len(row.value) for row in rows))
+        real(self, rows, used)
+
+    monkeypatch.setattr(writer.Writer, "keep", keep)
+    rows = [
+        (f"{number}", os.urandom([100, 100, 700_000, 3_000_000][number % 4]))
+        for number in range(40)
+    ]
+    cache = DiskCache(place, trouble=told)
+    cache.put_many(rows)
+
+    assert max(sizes) <= many.BYTES_AT_ONCE + 3_000_000
+    assert cache.get_many([key for key, _ in rows]) == dict(rows)
+    assert cache._waiting.size().entries == 0
+    assert told == []
+    cache.close()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_no_more_of_many_rows_waits_in_memory_than_is_allowed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, told: Troubles
+) -> None:
+    monkeypatch.setattr(disk, "WAITING", 20_000)
+    cache = DiskCache(place, trouble=told)
+    with locked(place):
+        cache.put_many(NEW)
+        kept = cache.get_many([key for key, _ in NEW])
+
+    assert 0 < sum(map(len, kept.values())) <= 20_000
+    assert list(kept) == [key for key, _ in NEW][-len(kept) :]
+    cache.close()
+
+
+def test_of_many_rows_those_of_another_form_are_missed(place: Path) -> None:
+    plant(place, "text", value="text and no bytes")
+    plant(place, "file", value=b"x", filename="x")
+    plant(place, "pickle", mode=4, value=b"x")
+    plant(place, "stale", expire_time=1.0)
+
+    keys = ["text", "file", "pickle", "stale", "old 3"]
+    assert DiskCache(place).get_many(keys) == {"old 3": old(3)}
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_many_looks_at_a_damaged_file_set_it_aside(
+    place: Path, told: Troubles, opened: bool
+) -> None:
+    cache = DiskCache(place, trouble=told)
+    if opened:
+        assert cache.get("old 3")
+    with (place / "cache.db").open("r+b") as file:
+        file.write(os.urandom((place / "cache.db").stat().st_size))
+
+    found = cache.get_many([f"old {number}" for number in range(20)])
+    cache.put_many(NEW)
+
+    assert all(found[key] == old(int(key[4:])) for key in found)
+    assert has_new(cache)
+    assert len(asides(place)) == 1
+    cache.close()
+    assert has_new(DiskCache(place))
+
+
+def test_a_writer_that_is_killed_leaves_whole_parts_of_many_rows(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from llm_magic.stores.disk import DiskCache\n"
+        "from llm_magic.stores import many\n"
+        "many.ROWS_AT_ONCE = 50\n"
+        "cache = DiskCache(pathlib.Path(sys.argv[1]))\n"
+        "print('go', flush=True)\n"
+        "cache.put_many((str(n), b'%d ' % n * 50) for n in range(10**9))\n"
+    )
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "cache"], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"go\n"
+            until = time.monotonic() + LONG
+            while DiskCache(tmp_path / "cache").size().entries < 100:
+                assert time.monotonic() < until
+            process.kill()
+    cache = DiskCache(tmp_path / "cache")
+    rows = list(cache.rows())
+    assert len(rows) % 50 == 0
+    assert all(row.value == f"{row.key} ".encode() * 50 for row in rows)
     cache.close()
 
 

@@ -189,6 +189,91 @@ class TestEveryCache:
         assert {row.key: row.value for row in cache.rows()} == model
         assert cache.size().entries == len(model)
 
+    def test_many_rows_at_once_are_as_one_after_the_other(
+        self, cache: Cache, tmp_path: Path
+    ) -> None:
+        """With older ones replaced, twice the same key, empty values and rows of megabytes."""
+        chance = random.Random(11)
+        other = small(cache, tmp_path, 10**9)
+        for _ in range(6):
+            rows = [
+                (
+                    f"key {chance.randrange(400)}",
+                    chance.randbytes(chance.choice([0, 1, 500, 500, 500, 3000]))
+                    * chance.choice([1] * 60 + [700]),
+                )
+                for _ in range(chance.choice([0, 1, 64, 257, 600]))
+            ]
+            cache.put_many(rows)
+            for key, value in rows:
+                other.put(key, value)
+            for number in range(0, 400, 9):
+                assert cache.get(f"key {number}") == other.get(f"key {number}")
+            if chance.random() < 0.5:
+                cache.close()
+
+        assert [row[:2] for row in cache.rows()] == [row[:2] for row in other.rows()]
+        other.close()
+
+    @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65, 5000])
+    def test_many_keys_are_got_at_once(self, cache: Cache, count: int) -> None:
+        cache.put_many([(f"key {number}", b"%d" % number) for number in range(5000)])
+        keys = [f"key {number}" for number in range(count)]
+
+        assert cache.get_many(keys) == {key: key[4:].encode() for key in keys}
+
+    def test_of_many_keys_those_that_are_there_are_got(self, cache: Cache) -> None:
+        cache.put_many([("a", b"one"), ("empty", b""), ("gone", b"x")])
+        cache.delete("gone")
+
+        found = cache.get_many(["a", "b", "empty", "a", "gone", "", "' OR 1"])
+
+        assert found == {"a": b"one", "empty": b""}
+
+    def test_rows_got_at_once_are_used(self, cache: Cache) -> None:
+        cache.put_many([(key, b"x") for key in "abcd"])
+        since = later()
+        later()
+
+        cache.get_many(["b", "d", "nothing"])
+
+        assert cache.drop(since) == 2
+        assert {row.key for row in cache.rows()} == {"b", "d"}
+
+    def test_many_rows_make_room_for_themselves(self, cache: Cache, tmp_path: Path) -> None:
+        little = small(cache, tmp_path, 2_000_000)
+        little.put_many([(f"first {number}", b"x" * 5_000) for number in range(200)])
+        assert little.get_many([f"first {number}" for number in range(10)])
+        little.put_many([(f"second {number}", b"x" * 5_000) for number in range(300)])
+
+        kept = [row.key for row in little.rows()]
+        assert sum(len(row.value) for row in little.rows()) <= 2_000_000
+        assert all(f"second {number}" in kept for number in range(300))
+        assert not any(f"first {number}" in kept for number in range(10, 100))
+        little.close()
+
+    def test_a_large_old_row_makes_room_before_many_small_new_ones(
+        self, cache: Cache, tmp_path: Path
+    ) -> None:
+        little = small(cache, tmp_path, 2_000_000)
+        little.put_many([(f"large {number}", b"x" * 600_000) for number in range(3)])
+        little.put_many([(f"small {number}", b"x" * 1_000) for number in range(250)])
+
+        assert len(little.get_many([f"small {number}" for number in range(250)])) == 250
+        little.close()
+
+    def test_of_many_rows_the_too_large_are_not_kept_nor_the_older_ones(
+        self, cache: Cache, tmp_path: Path
+    ) -> None:
+        little = small(cache, tmp_path, 200_000)
+        little.put_many([("a", b"small"), ("b", b"small"), ("c", b"small")])
+        large = b"x" * 200_001
+        little.put_many([("a", large), ("d", b"new"), ("b", large), ("b", b"again")])
+
+        found = little.get_many(list("abcd"))
+        assert found == {"b": b"again", "c": b"small", "d": b"new"}
+        little.close()
+
     def test_threads_share_it(self, cache: Cache) -> None:
         faults: list[BaseException] = []
 

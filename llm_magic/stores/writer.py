@@ -24,7 +24,6 @@ from llm_magic.stores.reader import Schema
 PATIENCE = 0.5
 """Seconds that a write waits for another process's write."""
 
-_EVICTED_AT_ONCE = 10
 _EVICTING = 0.1
 """Seconds that one write spends at most on making room, as after the limit was lowered."""
 
@@ -45,6 +44,9 @@ _PUT = """WITH new (key, value, time) AS (VALUES #)
     ON CONFLICT (key, raw) DO UPDATE SET store_time = excluded.store_time, expire_time = NULL,
         access_time = excluded.access_time, access_count = 0, tag = NULL, size = 0,
         mode = excluded.mode, filename = NULL, value = excluded.value"""
+
+_OLDEST = """SELECT rowid, coalesce(length(key), 0) + coalesce(length(value), 0) FROM Cache
+    ORDER BY access_time LIMIT 256"""
 
 
 def _settings(limit: int) -> dict[str, Any]:
@@ -233,16 +235,21 @@ class Writer(diskcache.Cache):  # type: ignore[misc]
         with self._whole() as open_:
             many.run(open_, _MARK, used)
             many.run(open_, _PUT, rows, MODE_RAW)
-            until = time.monotonic() + _EVICTING
-            at_once = max(_EVICTED_AT_ONCE, len(rows))
-            changes = -1
-            while (
-                self.volume() > self.size_limit
-                and open_.total_changes != changes
-                and time.monotonic() < until
-            ):
-                changes = open_.total_changes
-                self._cull(time.time(), self._sql, self._disk.remove, limit=at_once)
+            self._make_room(open_)
+
+    def _make_room(self, open_: sqlite3.Connection) -> None:
+        """Deletes what was not used for longest; no more of it than has to go."""
+        until = time.monotonic() + _EVICTING
+        while (excess := self.volume() - self.size_limit) > 0 and time.monotonic() < until:
+            going: list[tuple[int]] = []
+            for rowid, size in open_.execute(_OLDEST).fetchall():
+                going.append((rowid,))
+                excess -= size
+                if excess <= 0:
+                    break
+            if not going:
+                return
+            many.run(open_, "DELETE FROM Cache WHERE rowid IN (VALUES #)", going)
 
     def mark(self, used: Sequence[tuple[str, float]]) -> None:
         """Writes when rows were used, if nobody else is writing.
