@@ -338,5 +338,13 @@ def _headline(error: LLMError) -> str:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(str("" if value is None else value).split())
+    if value is None or isinstance(value, bytes):
+        return ""
+    try:
+        words = str(value)
+    except Exception:  # noqa: BLE001
+        # Whatever an object of the notebook raises, or a file that cannot be read.
+        return ""
+    # Not all of a long text is looked at.
+    text = " ".join(words[: 10 * _SHOWN_CHARACTERS].split())
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
