@@ -19,6 +19,7 @@ from llm_magic.errors import PromptError
 from llm_magic.table import source
 from llm_magic.testing import ScriptedServer
 from llm_magic.values import to_prompt
+from tests.conftest import Terminal
 
 OWN = ["_error", "_cached", "_cost"]
 pytestmark = pytest.mark.usefixtures("provider")
@@ -177,6 +178,22 @@ def test_a_picture_that_no_server_takes_fails_alone(tmp_path: Path, server: Scri
 def test_every_use_of_what_cannot_be_read_says_why(tmp_path: Path, use: str) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff")
     assert "is no UTF-8 text" in numbers("*.txt", f"{{{{ {use} }}}}")["_error"][0]
+
+
+def test_what_cannot_be_read_and_is_not_used_harms_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    (tmp_path / "b.txt").write_text("text 1")
+    result = numbers("*.txt", "{{ name if name == 'a.txt' else text }}")
+    assert result["n"].tolist() == [9, 1]
+
+
+def test_the_rows_that_are_shown_have_names_and_no_bytes(
+    tmp_path: Path, terminal: Terminal, server: ScriptedServer
+) -> None:
+    (tmp_path / "photo.png").write_bytes(picture())
+    shown = terminal.run("import llm_magic; r = llm_magic.map_rows('*.png', '{{ image }}')").out
+    assert "photo.png" in shown
+    assert "PNG\\r" not in shown
 
 
 def test_only_files_are_rows(notes: Path) -> None:

@@ -65,7 +65,7 @@ def row(path: str, uses: Collection[str]) -> dict[str, Any]:
         return found | {"text": nothing, "image": nothing}
     found["text"] = None if picture else _decoded(path, text)
     found["image"] = _picture(path) if picture and "image" in uses else None
-    return {name: value for name, value in found.items() if name in uses}
+    return found
 
 
 class Unreadable:
