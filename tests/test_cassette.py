@@ -23,6 +23,8 @@ from llm_magic.cassette import Cassette, alike, file
 from llm_magic.entries import VERSION, Entry, Fingerprint, fingerprint, sign
 from llm_magic.errors import LLMError, ReplayMissing, StoreError
 from llm_magic.types import Request, Usage
+from tests.conftest import Terminal
+from tests.load import LoadServer
 
 URL = "https://api.openai.com/v1"
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals, links and permissions of POSIX")
@@ -180,6 +182,113 @@ def test_the_file_is_the_same_whatever_the_order(path: Path) -> None:
     lines = lines_of(path)
     assert len(lines) == 12
     assert lines == sorted(lines)
+
+
+def pairs(count: int, text: str = "to") -> list[tuple[Fingerprint, Entry]]:
+    return [(asked(f"Question {n}?"), answer(f"{text} {n}")) for n in range(count)]
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), max_size=25), st.data())
+def test_many_answers_at_once_are_as_one_after_the_other(
+    path: Path, answers: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """A later one in the place of an earlier one, in whatever parts they come."""
+    other = path.with_name("other.jsonl")
+    for each in (path, other):
+        each.unlink(missing_ok=True)
+    together, alone = Cassette(path), Cassette(other)
+    made = [(asked(f"Question {n}?"), answer(f"to {text}")) for n, text in answers]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(made)), max_size=3)))
+    for first, last in zip([0, *cuts], [*cuts, len(made)], strict=True):
+        together.record_many(made[first:last])
+    for print_, entry in made:
+        alone.record(print_, entry)
+
+    assert together.status() == alone.status()
+    assert not made or path.read_bytes() == other.read_bytes()
+    assert together.stale() == []
+
+
+def test_many_answers_are_written_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: writes.append(handle) or real(handle))
+    cassette = Cassette(path)
+    cassette.record_many(pairs(500))
+    assert len(writes) == 1
+    assert len(lines_of(path)) == 500
+
+    cassette.record_many(pairs(500))
+    cassette.record_many([])
+    assert len(writes) == 1
+
+
+def test_no_answers_make_no_file(path: Path) -> None:
+    Cassette(path).record_many([])
+
+    assert not path.exists()
+
+
+def test_of_many_answers_all_are_recorded_or_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cassette = filled(path, "One?")
+    before = identity(path)
+    with pytest.raises(ValueError, match="no whole answer"):
+        cassette.record_many([*pairs(3), (asked("Cut?"), answer("cut", finish_reason="length"))])
+    assert identity(path) == before
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(StoreError, match="No space left"):
+            cassette.record_many(pairs(30))
+    assert identity(path) == before
+    assert [cassette.get(print_.key) for print_, _ in pairs(30)] == [None] * 30
+
+    cassette.record_many(pairs(30))
+    assert len(lines_of(path)) == 31
+
+
+def test_a_table_is_recorded_once_a_row_in_any_order_and_replayed_without_a_server(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.run("import llm_magic")
+    terminal["rows"] = [f"row {n}" for n in range(400)] + ["row 7"] * 100
+    ask = "llm_magic.map_rows({}, 'What is {{{{ row }}}}?')"
+    with LoadServer(latency=0.001) as server:
+        terminal.run(f"%config LLMMagic.base_url = {server.url!r}")
+        terminal.run("%config LLMMagic.model = 'm'")
+        terminal.run("%config LLMMagic.quota_requests = None")
+        terminal.run("%llm_cassette first.jsonl")
+        first = terminal.run(ask.format("rows")).value
+        assert server.stats()["requests"] == 400
+        terminal.run("%llm_cassette second.jsonl --record")
+        terminal.run(ask.format("rows[::-1]"))
+        assert server.stats()["requests"] == 800
+    lines = lines_of(Path("first.jsonl"))
+    assert len(lines) == 400
+    assert lines_of(Path("second.jsonl")) == lines
+
+    monkeypatch.delenv("OPENAI_API_KEY")
+    terminal.run("%llm_cassette first.jsonl --replay")
+    again = terminal.run(ask.format("rows")).value
+    assert [row["answer"] for row in again] == [row["answer"] for row in first]
+    assert all(row["_cached"] and not row["_error"] for row in again)
+
+
+def test_many_answers_keep_what_another_kernel_recorded_meanwhile(path: Path) -> None:
+    one, other = Cassette(path), Cassette(path)
+    one.record_many(pairs(20))
+    other.record_many(pairs(30, "another to")[10:])
+    one.record_many(pairs(40)[30:])
+
+    texts = [other.get(print_.key).text for print_, _ in pairs(40)]
+    assert texts == [f"{'another to' if 10 <= n < 30 else 'to'} {n}" for n in range(40)]
+    assert len(lines_of(path)) == 40
 
 
 def test_another_process_writes_the_same_bytes(path: Path, tmp_path: Path) -> None:
