@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
@@ -147,6 +149,19 @@ def test_the_whole_row_of_a_picture_has_the_picture(tmp_path: Path, server: Scri
     ((words, attached),) = asked(server)
     assert words["text"].split() == ["path:", "a.png", "name:", "a.png", "text:", "image:"]
     assert attached["type"] == "image_url"
+
+
+@pytest.mark.parametrize(
+    "make", [pd.DataFrame, pl.DataFrame, pa.table, lambda columns: columns["photo"]], ids=str
+)
+def test_the_bytes_of_a_picture_in_a_cell_are_attached(make: Any, server: ScriptedServer) -> None:
+    frame = make({"photo": [picture(), b"words"]})
+    rows = frame if not isinstance(frame, list) else [{"photo": each} for each in frame]
+    result = numbers(rows, "See {{ photo }}")
+    words, parts = sorted(asked(server), key=lambda each: isinstance(each, list))
+    assert words == "See words"
+    assert parts[1]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert len(result) == 2
 
 
 def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_it(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from llm_magic.values import ImageValue, raster_type
+
 TEXT = "text"
 """The column of rows that are texts, and of a series without a name."""
 
@@ -13,10 +15,15 @@ _MISSING = ("NAType", "NaTType", "MaskedConstant")
 
 
 def cell(value: Any) -> Any:
-    """A value of plain Python where a library has its own; None for a missing one."""
+    """A value of plain Python where a library has its own; None for a missing one.
+
+    The bytes of a picture are one, as data sets keep their photographs.
+    """
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return value
+    if kind is bytes:
+        return ImageValue(value) if raster_type(value) else value
     if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():
         # Nanoseconds would come as an integer.
         unit = {"datetime64": "M8[us]", "timedelta64": "m8[us]"}.get(kind.__name__)
