@@ -1,7 +1,7 @@
 """One gate for all requests to a server: how many at a time, and how many a second.
 
-    async with await gate.turn() as turn:   # waits until one may be sent
-        ...                                 # turn.heard(headers), then turn.answered(tokens)
+    with await gate.turn() as turn:   # waits until one may be sent
+        ...                           # turn.heard(headers), then turn.answered(tokens)
 
 A provider has a rate (`pacer`), a server of one's own has room (`window`); neither says so, or not
 in time, and a gate finds both. It belongs to one event loop, so that nothing needs a lock.

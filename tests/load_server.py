@@ -84,9 +84,7 @@ class Bucket:
 class Counts:
     """What ``/stats`` gives.
 
-    Attributes:
-        early: Requests in the second half of the time that a rejection had asked to wait.
-        seconds: Sum of the time from each request to its answer, rejections left out.
+    ``early`` came in the second half of a pause asked for; ``seconds`` are those of all answers.
     """
 
     requests: int = 0

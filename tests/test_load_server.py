@@ -1,10 +1,12 @@
 """The load server itself: what others measure by must be right."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import deque
@@ -160,6 +162,26 @@ def test_every_third_fails():
             ask(server)
         assert caught.value.code == 503
         assert server.stats()["failed"] == 1
+
+
+def test_counts_those_that_come_before_a_pause_is_over():
+    with LoadServer(latency=0, rate=0.1, burst=1, retry_after="s") as server:
+        rejection(server)
+        assert server.stats()["early"] == 0
+    with LoadServer(latency=0, rate=2, burst=1, retry_after="s") as server:
+        rejection(server)
+        end = time.monotonic() + 10
+        while not server.stats()["early"] and time.monotonic() < end:
+            with contextlib.suppress(urllib.error.HTTPError):
+                ask(server)
+        assert server.stats()["early"] > 0
+
+
+def test_counts_how_long_answers_take():
+    with LoadServer(latency=0.2, slots=1) as server, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: ask(server), range(2)))
+        # One after the other.
+        assert server.stats()["seconds"] > 0.55
 
 
 def test_times_are_written_as_openai_writes_them():

@@ -8,7 +8,7 @@ from llm_magic.learnt import Learnt
 from llm_magic.pacer import Pacer
 from tests.pretend import Outcome, run
 
-ROWS = 3000
+ROWS = 2000
 ASKED = ("ms", "s", "none")
 
 
@@ -32,7 +32,7 @@ def test_a_limit_that_headers_tell_is_used_and_not_passed(rate, burst, asked):
 @pytest.mark.parametrize(
     ("rate", "burst", "asked"),
     [
-        *itertools.product((300, 50), (10, 60, 300), ("ms", "none")),
+        *itertools.product((300, 50), (10, 60), ("ms", "none")),
         *itertools.product((300, 50), (60, 300), ("s",)),
     ],
 )
@@ -42,14 +42,14 @@ def test_a_limit_that_only_rejections_tell_is_used_and_seldom_passed(rate, burst
     assert found.per_100 < 5
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_by_headers_whatever_the_luck(seed):
     found = limited(300, 60, "s", 0.02, headers=True, seed=seed)
     assert found.share >= 0.95
     assert found.per_100 < 2
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_by_rejections_whatever_the_luck(seed):
     found = limited(300, 60, "ms", 0.1, seed=seed)
     assert found.share >= 0.8
