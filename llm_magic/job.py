@@ -70,7 +70,6 @@ def job_for(
     wish: Wish,
     concurrency: int | str = "auto",
     sample: int | None = None,
-    raw: bool = False,
     system: str | None = None,
     **options: Any,
 ) -> Job:
@@ -84,7 +83,6 @@ def job_for(
         wish: How calls are made.
         concurrency: ``"auto"``, or how many rows may be on their way at once.
         sample: Do only so many rows, evenly spaced; None for all.
-        raw: Take prompt and system message as they are.
         system: System message, a template over the notebook's names.
         **options: Of ``Session.request``.
 
@@ -92,11 +90,10 @@ def job_for(
         PromptError: Something of it makes no sense.
     """
     rows = source(frame)
-    template = Template(prompt, names, raw=raw, columns=rows.names)
-    if not raw:
-        _check_takes(prompt, template.uses, rows.names, names)
+    template = Template(prompt, names, columns=rows.names)
+    _check_takes(prompt, template.uses, rows.names, names)
     if system:
-        system = str(render(system, names, raw=raw))
+        system = str(render(system, names))
     base = session.request("", system=system, **options)
     return Job(rows, template, base, wish, _at_once(concurrency), _sampled(rows, sample))
 

@@ -34,7 +34,6 @@ class MapMagics(Magics):
     @argument_group("the question")
     @argument("-m", "--model", metavar="NAME", help="Model to ask.")
     @argument("-s", "--system", metavar="TEXT", help="System message; a template as well.")
-    @argument("--raw", action="store_true", help="Take the prompt as it is: no template.")
     @argument("-t", "--temperature", metavar="X", type=float, help="Sampling temperature.")
     @argument("--max-tokens", metavar="N", type=int, help="Cap on each answer, in tokens.")
     @argument("--seed", metavar="N", type=int, help="Seed, for servers that take one.")
@@ -126,7 +125,6 @@ class MapMagics(Magics):
             wish=Wish(chosen.fresh, chosen.no_cache, most, chosen.repairs),
             concurrency=chosen.concurrency,
             sample=chosen.sample,
-            raw=chosen.raw,
             model=chosen.model,
             system=chosen.system,
             temperature=chosen.temperature,

@@ -19,7 +19,7 @@ from llm_magic.errors import Interrupted, LLMError, PromptError, QuotaExceeded, 
 from llm_magic.job import Job
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Plan, ProgressView, Summary, duration, row_count
-from llm_magic.rows import GRACE, Run
+from llm_magic.rows import GRACE, Run, is_of_server
 from llm_magic.session import Session
 from llm_magic.types import Response, Usage
 from llm_magic.units import usd
@@ -233,7 +233,7 @@ def _leave(future: Future[None], over: threading.Event) -> None:
 def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
     """Why a run is not whole, in words that say what to do."""
     if not (stopped and (outcome.open or not run.pulled)) and outcome.ended is None:
-        return None
+        return _nothing(outcome)
     done, total = outcome.rows - outcome.open, outcome.rows
     place = f"at {done:,} rows" if run.job.total is None else f"at {done:,} of {total:,} rows"
     wish = run.job.wish
@@ -252,6 +252,16 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
         told = str(error.args[0]).replace("; nothing was sent.", ".")
         error.args = (f"Stopped {place}: {told}",)
         error.fix = f"{_enough(error, outcome.open)}\n{rest}".strip()
+    return error
+
+
+def _nothing(outcome: Outcome) -> BaseException | None:
+    """That a server has answered no row at all: the cells below must not take it for a result."""
+    if outcome.asked or outcome.cached or not is_of_server(outcome.last):
+        return None
+    error: Any = copy.copy(outcome.last)
+    error.args = (f"None of {row_count(outcome.rows)} has an answer: {error.args[0]}",)
+    error.fix = f"{error.fix}\nSee _error; run the cell again to ask anew.".strip()
     return error
 
 

@@ -56,6 +56,7 @@ class Outcome:
 
     Attributes:
         ended: Why the run ended before all rows were done; None where it did not.
+        last: Why a row failed, of the last one that did; None where none has.
         to_ask: Rows that are not in the cache, as far as was looked; None where nobody did.
         asked: Rows that the server answered.
         cached: Rows whose answer was there.
@@ -78,6 +79,7 @@ class Outcome:
         self._faults: dict[str, Fault] = {}
         self._problem = ""
         self.ended: LLMError | None = None
+        self.last: LLMError | None = None
         self.to_ask: int | None = None
         self._began, self._lasted = time.monotonic(), 0.0
         self._lately: deque[tuple[float, int, int]] = deque()
@@ -126,6 +128,7 @@ class Outcome:
     def failed(self, place: int, error: LLMError) -> None:
         """A row has none, and why."""
         message = _headline(error)
+        self.last = error
         self._blame(place, message)
         self._problem = message
         self._columns.clear(place)

@@ -19,6 +19,7 @@ from llm_magic.bounds import Purse
 from llm_magic.engine import Call, obtain, with_model
 from llm_magic.errors import (
     AuthenticationFailed,
+    ContextTooLong,
     LLMError,
     OutOfCredit,
     ProviderError,
@@ -54,7 +55,6 @@ TOLD = 0.2
 FAILURES = 50
 """A server that fails so many rows one after the other is asked no more."""
 _FATAL = (AuthenticationFailed, OutOfCredit, RateLimited, StoreError, UnknownModel)
-_OF_SERVER = (ProviderError, StreamBroken)
 
 
 class _Deaf:
@@ -313,7 +313,7 @@ class Run:
             # No row is to blame for it.
             self._end(error)
             return
-        self._failures = self._failures + 1 if isinstance(error, _OF_SERVER) else 0
+        self._failures = self._failures + 1 if is_of_server(error) else 0
         self.outcome.failed(place, error)
         if self._failures >= FAILURES:
             self._end(error)
@@ -325,6 +325,11 @@ class Run:
         self._halted.set()
         while self._waiting:
             self._wake()
+
+
+def is_of_server(error: LLMError | None) -> bool:
+    """Whether an error is rather a server's fault than a row's."""
+    return isinstance(error, ProviderError | StreamBroken) and not isinstance(error, ContextTooLong)
 
 
 async def _until(work: asyncio.Future[Any], event: asyncio.Event) -> bool:

@@ -55,7 +55,7 @@ def test_the_function_takes_what_the_magic_takes() -> None:
     known = set(inspect.signature(llm_magic.map_rows).parameters)
 
     # Only a cell binds a name and can be looked at before; its params are called otherwise.
-    assert dests - known == {"out", "param", "raw", "dry_run"}
+    assert dests - known == {"out", "param", "dry_run"}
     assert known - dests == {"prompt", "params"}
 
 

@@ -321,3 +321,42 @@ def test_without_a_key_stored_rows_are_found_and_the_others_refused(
     results = llm_magic.map_rows(rows_of(2), "{{ text }}")
 
     assert [row["_cached"] for row in results] == [True, True]
+
+
+# When nothing comes of it
+
+
+def test_a_server_that_answers_no_row_fails_the_cell_and_binds_what_is_known(
+    terminal: Terminal, server: ScriptedServer
+) -> None:
+    terminal["rows"] = rows_of(3)
+    server.enqueue(*[FAULTS["bad_gateway_html"]] * 6)
+
+    ran = terminal.run("%%llm_map rows results <<\n{{ text }}")
+
+    assert type(ran.error).__name__ == "ProviderError"
+    assert "None of 3 rows has an answer" in ran.out
+    assert all("502" in row["_error"] for row in terminal["results"])
+
+
+def test_a_server_that_answers_no_row_is_told_of_in_a_script(
+    provider: None, server: ScriptedServer
+) -> None:
+    server.enqueue(*[FAULTS["bad_gateway_html"]] * 6)
+
+    with pytest.warns(llm_magic.errors.RowsWarning, match="None of 3 rows has an answer"):
+        results = llm_magic.map_rows(rows_of(3), "{{ text }}")
+
+    assert all("502" in row["_error"] for row in results)
+
+
+def test_rows_that_a_model_declines_are_a_result(
+    terminal: Terminal, server: ScriptedServer
+) -> None:
+    terminal["rows"] = rows_of(2)
+    server.enqueue(*[FAULTS["refusal"]] * 2)
+
+    ran = terminal.run("%%llm_map rows results <<\n{{ text }}")
+
+    assert ran.error is None
+    assert all("declined" in row["_error"] for row in terminal["results"])
