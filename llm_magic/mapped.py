@@ -257,9 +257,9 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
 
 def _nothing(outcome: Outcome) -> BaseException | None:
     """That a server has answered no row at all: the cells below must not take it for a result."""
-    if outcome.asked or outcome.cached or not is_of_server(outcome.last):
+    if outcome.last is None or outcome.asked or outcome.cached or not is_of_server(outcome.last):
         return None
-    error: Any = copy.copy(outcome.last)
+    error = copy.copy(outcome.last)
     error.args = (f"None of {row_count(outcome.rows)} has an answer: {error.args[0]}",)
     error.fix = f"{error.fix}\nSee _error; run the cell again to ask anew.".strip()
     return error

@@ -327,7 +327,7 @@ class Run:
             self._wake()
 
 
-def is_of_server(error: LLMError | None) -> bool:
+def is_of_server(error: LLMError) -> bool:
     """Whether an error is rather a server's fault than a row's."""
     return isinstance(error, ProviderError | StreamBroken) and not isinstance(error, ContextTooLong)
 
