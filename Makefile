@@ -30,6 +30,8 @@ bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop and other li
 	$(BIN)/python benchmarks/keeping.py
 	$(BIN)/python benchmarks/structured.py
 	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/limits.py
 
 .venv/peers: benchmarks/peers.txt | .venv/.dev
 	$(PYTHON) -m venv --clear $@
