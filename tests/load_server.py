@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
         style = load.chosen.retry_after
         asked = {"ms": math.ceil(wait * 1000) / 1000, "s": math.ceil(wait)}.get(style, 0.0)
         now = load.loop.time()
-        if now + asked > load.wait_until:
+        if now >= load.wait_until:
             load.wait_from, load.wait_until = now + asked / 2, now + asked
         if style == "ms":
             limits += f"retry-after-ms: {math.ceil(wait * 1000)}\r\n"
