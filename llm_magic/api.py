@@ -160,7 +160,7 @@ def map_rows(
 
     Args:
         frame: A data frame (pandas, polars, pyarrow), a series, a list of dicts, objects or
-            texts, an iterator of them, or the glob of files.
+            texts, an iterator of them, the glob of files, a folder, or a list of ``Path``.
         prompt: A Jinja2 template over the columns of a row, ``{{ text }}`` or
             ``{{ row["odd name"] }}``, and the notebook's names. Texts are named ``text``.
         schema: What an answer must be; its fields become typed columns. ``str`` is prose.

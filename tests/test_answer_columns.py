@@ -143,7 +143,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("type_", VALUES, ids=NAMES.values())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_what_is_put_in_any_order_and_twice_comes_out_as_it_was(type_: Any, data: Any) -> None:
     puts = data.draw(st.lists(st.tuples(st.integers(0, 40), st.none() | VALUES[type_])))
@@ -194,7 +194,7 @@ def filled(type_: Any, values: list[Any]) -> Columns:
 
 
 @pytest.mark.parametrize("type_", VALUES, ids=NAMES.values())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_library_loses_or_changes_a_value(type_: Any, data: Any) -> None:
     values = data.draw(st.lists(st.none() | VALUES[type_], max_size=5))

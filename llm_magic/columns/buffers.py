@@ -55,9 +55,6 @@ class Column:
         """A column by the name of its kind: ``Int64``, ``boolean``, ``Float64``, ``string`` ..."""
         return cls(Kind(name), missing)
 
-    def __len__(self) -> int:
-        return len(self._there)
-
     def __repr__(self) -> str:
         return f"<Column {self.kind.name}>"
 

@@ -167,6 +167,7 @@ class Stream:
         """The next item, or the end. It is the notebook's own code that gives it."""
         if self._generator is not None:
             _READ.add(self._generator)
+            self._generator = None
         try:
             return next(self._data, _END)
         except LLMError:
