@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -252,7 +253,20 @@ def _environment() -> SandboxedEnvironment:
         comment_end_string="\ufdd1#}",
     )
     environment.globals.update({name: getattr(builtins, name) for name in _BUILTINS})
+    # Jinja2's own is for HTML pages: it writes < as \u003c, and knows neither rows nor dates.
+    environment.filters["tojson"] = _as_json
     return environment
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_of)
+
+
+def _json_of(value: Any) -> Any:
+    """What stands in JSON for a value that it has no form for."""
+    if isinstance(value, Named):
+        return {name: value[name] for name in value}
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _undefined(error: Exception, names: Iterable[str], *, of_row: bool = False) -> PromptError:

@@ -1,6 +1,7 @@
 """What a template sees of a row: odd names and cells; and what is no table at all."""
 
 import dataclasses
+import datetime as dt
 import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
@@ -218,6 +219,15 @@ def test_what_is_no_table_is_refused_with_what_would_be_one(
     assert str(caught.value).startswith(says)
     assert fix in (caught.value.fix or "")
     assert server.requests == []
+
+
+def test_a_row_as_json_is_what_a_model_reads(server: ScriptedServer) -> None:
+    row = {"title": "a < b", "größe": 1.5, "gone": float("nan"), "when": dt.date(2026, 1, 2)}
+    map_rows([row | {"v": np.array([1, 2])}], "{{ row | tojson }}", quiet=True)
+    (told,) = asked(server)
+    assert told == (
+        '{"title": "a < b", "größe": 1.5, "gone": null, "when": "2026-01-02", "v": [1, 2]}'
+    )
 
 
 def test_keys_of_a_dict_that_are_no_texts_are_read_and_kept() -> None:
