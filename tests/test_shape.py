@@ -227,7 +227,12 @@ class Open(BaseModel, extra="allow"):
     n: int
 
 
-class OpenKeys(typing_extensions.TypedDict):
+class OpenKeys(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    n: int
+
+
+class OpenKeysToo(typing_extensions.TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     n: int
 
@@ -298,6 +303,7 @@ def test_lists_and_maps(type_: Any, kind: str) -> None:
         Address | Empty,
         Open,
         OpenKeys,
+        OpenKeysToo,
         Json[int],
         pathlib.Path,
         SecretStr,

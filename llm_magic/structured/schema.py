@@ -234,6 +234,8 @@ def _modern(type_: Any) -> Any:
         make: Any = TypedDict
         made = make(type_.__name__, fields)
         made.__doc__ = type_.__doc__
+        if config := getattr(type_, "__pydantic_config__", None):
+            made.__pydantic_config__ = config
         return made
     if not (parts := typing.get_args(type_)) or typing.get_origin(type_) is typing.Literal:
         return type_
