@@ -129,11 +129,12 @@ class Quota:
         self._put("holds", _Asked(hold, request, body, print_, shelf, future))
         try:
             granted: Granted = await future
-        except LLMError:
-            # Refused: nothing is held.
+        except asyncio.CancelledError:
+            hold.give_back()
             raise
         except BaseException:
-            hold.give_back()
+            if not hold.refused:
+                hold.give_back()
             raise
         if granted.hold:
             self._renew_while_open(hold)
@@ -235,6 +236,7 @@ class Quota:
             if verdict != "held":
                 each.hold.release()
             if isinstance(verdict, Full):
+                each.hold.refused = True
                 told.append((each.future, refusal(verdict)))
             else:
                 hold = each.hold if verdict == "held" else None
@@ -246,6 +248,8 @@ class Quota:
         for each in group:
             each.hold.release()
         if group[0].hold.terms.strict:
+            for each in group:
+                each.hold.refused = True
             return [(each.future, copy.copy(error)) for each in group]
         self._trouble(f"{error.args[0]} Calls are not counted.", error.fix)
         told, fitting = _bounded(group, [])
@@ -311,6 +315,7 @@ def _bounded(
         try:
             hold.worst = worst_case(each.request, each.body, hold.terms, standing)
         except LLMError as error:
+            hold.refused = True
             told.append((each.future, error))
             continue
         hold.take()

@@ -34,13 +34,14 @@ class Purse:
         cap: USD; None for no such limit.
 
     Attributes:
-        held: Nano-dollars that rows on their way can come to at most.
+        rows: How many are on their way.
+        held: Nano-dollars that they can come to at most.
         spent: Nano-dollars that rows came to.
     """
 
     def __init__(self, cap: Decimal | None = None) -> None:
         self.cap = cap
-        self.held = self.spent = 0
+        self.rows = self.held = self.spent = 0
 
     @property
     def left(self) -> Decimal | None:
@@ -49,10 +50,12 @@ class Purse:
 
     def hold(self, amount: int) -> None:
         """Holds a row's worst case, in nano-dollars."""
+        self.rows += 1
         self.held += amount
 
     def settle(self, held: int, spent: int) -> None:
         """Puts what a row came to in the place of what it held."""
+        self.rows -= 1
         self.held -= held
         self.spent += spent
 
@@ -177,7 +180,9 @@ def worst_case(
         raise _unpriced(request)
     # Models that are held to JSON can fall into endless blanks: such an answer has a cap always.
     if out is None and (limited or most is not None or request.schema):
-        cap = _affordable(tokens_in, price, most, standing)
+        # A row is not cut short while others hold room, most of which they give back: it waits.
+        alone = terms.purse is None or not terms.purse.rows
+        cap = _affordable(tokens_in, price, most, standing) if alone else LARGEST_CAP
         request = replace(request, max_tokens=cap)
         out = cap * _answers(request)
     cost = price(out) if out is not None else None

@@ -123,16 +123,20 @@ class Desk:
     def saved(self, response: Response, cell: str) -> None:
         """Notes an answer that was not paid again."""
         cost = nanos(response.saved) if response.saved else 0
-        self._saved.append(Saved(response.model, cell, response.usage.total_tokens, cost))
-        if len(self._saved) >= _SAVED_AT_ONCE:
+        noted = Saved(response.model, cell, response.usage.total_tokens, cost)
+        with self._lock:
+            self._saved.append(noted)
+            due = len(self._saved) >= _SAVED_AT_ONCE
+        if due:
             self._write_saved()
 
     def _write_saved(self) -> None:
-        saved, self._saved = self._saved, []
+        with self._lock:
+            saved, self._saved = self._saved, []
         # Handed over many at a time: waking the ledger's thread takes longer than a hit.
         if saved:
             with suppress(StoreError):
-                self.quota.later(_note, self.quota.ledger, saved)
+                self.quota.later(self.quota.ledger.saved_many, saved)
 
     @property
     def cache(self) -> Cache:
@@ -292,11 +296,6 @@ def _fitting(request: Request, found: Response | None, *, replays: bool = False)
             fix="Record it anew: run the cell with LLM_MAGIC_MODE=live",
             text=found.text,
         ) from None
-
-
-def _note(ledger: Ledger, saved: list[Saved]) -> None:
-    for each in saved:
-        ledger.saved(each)
 
 
 def _folder(chosen: str, kind: str) -> Path:

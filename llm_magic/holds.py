@@ -28,7 +28,8 @@ class Hold:
         id: Its id there.
         worst: What is held, once it is.
         booked: Whether the ledger knows of it.
-        held: Nano-dollars that it holds in the purse of its run.
+        held: Nano-dollars that it holds in the purse of its run; None while it holds nothing there.
+        refused: Whether nothing is held, since it does not fit.
         closed: Whether it was given back or settled.
     """
 
@@ -38,8 +39,8 @@ class Hold:
         self.id = id_
         self.terms = terms
         self.booked = True
-        self.held = 0
-        self.closed = False
+        self.held: int | None = None
+        self.refused = self.closed = False
         self._quota = quota
         self._sent = sent
         self._priced: tuple[str, Usage, Decimal | None] | None = None
@@ -51,15 +52,16 @@ class Hold:
 
     def take(self) -> None:
         """Holds the worst case in the purse of its run; on the ledger's thread."""
+        self.refused = False
         if self.terms.purse:
             self.held = self.worst.amount.nanos
             self.terms.purse.hold(self.held)
 
     def release(self, spent: int = 0) -> None:
         """Puts what was spent in the place of what is held there; on the ledger's thread."""
-        if self.terms.purse:
+        if self.terms.purse and self.held is not None:
             self.terms.purse.settle(self.held, spent)
-        self.held = 0
+        self.held = None
 
     async def sent(self) -> None:
         """To be called before each attempt; the first one is written down.

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from llm_magic.answer import Answer
 from llm_magic.booking import Granted, Quota
-from llm_magic.bounds import Purse, Terms
+from llm_magic.bounds import LARGEST_CAP, Purse, Terms
+from llm_magic.cassette import Cassette
 from llm_magic.decode import Finish, Piece
 from llm_magic.entries import fingerprint
 from llm_magic.errors import QuotaExceeded, StoreError
@@ -361,6 +362,37 @@ def test_a_fault_with_one_run_s_holds_stops_no_other_run() -> None:
     run(check)
 
 
+def test_a_cassette_that_is_broken_meanwhile_leaves_nothing_held(tmp_path: Path) -> None:
+    async def check(books: Books) -> None:
+        path = tmp_path / "answers.jsonl"
+        path.write_text("<<<<<<< HEAD\n")
+        books.shelf = replace(books.shelf, cassette=Cassette(path))
+        purse = Purse(Decimal(1))
+        with books.writing():
+            terms = replace(books.terms, purse=purse)
+            tasks = await started(*(books.hold(number, terms=terms) for number in range(3)))
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(error, StoreError) for error in errors)
+        assert books.used() == [0, 0]
+        assert (purse.held, purse.spent) == (0, 0)
+
+    run(check)
+
+
+@pytest.mark.parametrize("refused", ["by the ledger", "by its price", "by its run"])
+def test_what_is_refused_writes_nothing_more(refused: str) -> None:
+    async def check(books: Books) -> None:
+        limits = {"by the ledger": (replace(REQUESTS, cap=0),)}.get(refused, (MONEY,))
+        prices = Prices() if refused == "by its price" else PRICES
+        purse = Purse(Decimal(0)) if refused == "by its run" else None
+        with pytest.raises(QuotaExceeded):
+            await books.hold(1, terms=Terms(limits, prices, purse=purse))
+        books.settled()
+        assert "settle" not in [name for name, _ in books.noted.steps]
+
+    run(check)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Another process keeps the ledger locked."""
@@ -524,6 +556,42 @@ def test_a_call_may_cost_the_least_of_its_own_limit_and_its_run_s(
     assert terms.most == Decimal(most)
 
 
+async def capped(books: Books, number: int, terms: Terms) -> Hold:
+    """A hold of a row whose answer has no cap of the user's."""
+    asked = replace(request(number), max_tokens=None)
+    granted = await books.quota.hold(
+        asked, body(asked), fingerprint(asked), books.shelf, terms, sent=True
+    )
+    assert granted.hold
+    return granted.hold
+
+
+@pytest.mark.parametrize("limit", ["its run's", "the kernel's"])
+def test_no_row_is_cut_short_for_what_others_give_back(limit: str) -> None:
+    """It is refused while others hold room, and has what is left once it is alone."""
+
+    async def check(books: Books) -> None:
+        largest = 2 * LARGEST_CAP * 1000
+        if limit == "its run's":
+            terms = replace(books.terms, purse=Purse(dollars(largest * 3 // 2)))
+        else:
+            tokens = Limit("kernel", "tokens", LARGEST_CAP * 3 // 2, None)
+            terms = replace(books.terms, limits=(tokens,), purse=Purse())
+        with books.writing():
+            tasks = await started(*(capped(books, number, terms) for number in range(3)))
+        first, *others = await asyncio.gather(*tasks, return_exceptions=True)
+        assert first.worst.output_tokens == LARGEST_CAP
+        assert all(isinstance(each, QuotaExceeded) for each in others)
+        with pytest.raises(QuotaExceeded):
+            await capped(books, 1, terms)
+
+        first.settle(answered(request(0), Usage(100, LARGEST_CAP)))
+        second = await capped(books, 1, terms)
+        assert LARGEST_CAP // 3 < second.worst.output_tokens < LARGEST_CAP
+
+    run(check)
+
+
 class Spending:
     """A run over rows whose calls come to less than they could, or fail, in any order."""
 
@@ -541,6 +609,7 @@ class Spending:
         on_their_way = sum(hold.worst.amount.nanos for hold, _ in self.open)
         assert on_their_way + self.truth <= self.cap
         assert (self.purse.held, self.purse.spent) == (on_their_way, self.truth)
+        assert self.purse.rows == len(self.open)
 
     async def hold(self, numbers: list[int], caps: list[int], cancelled: int) -> None:
         with self.books.writing():

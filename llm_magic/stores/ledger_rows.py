@@ -315,4 +315,7 @@ def plain(text: str) -> str:
 
 def kept(amount: Amount) -> Amount:
     """An amount of calls as a row can keep it."""
+    numbers = (amount.requests, amount.tokens, amount.nanos)
+    if all(type(each) is int and 0 <= each <= _MOST for each in numbers):
+        return amount
     return Amount(bounded(amount.requests), bounded(amount.tokens), bounded(amount.nanos))
