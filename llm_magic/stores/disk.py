@@ -269,7 +269,8 @@ class DiskCache:
         self._late = bool(self._gone or self._waiting.size().entries)
 
     def _used(self) -> list[tuple[str, float]]:
-        return list(self._marks.items())
+        # Other threads go on marking: a copy is made in one step, a list is not.
+        return list(self._marks.copy().items())
 
     def _write_marks(self) -> None:
         """Writes when rows were read, if that means no waiting; else it is left for later."""
