@@ -9,8 +9,8 @@ what was let in between is what flowed in: rate = count / seconds. Three things 
 - where requests paused, for a Retry-After or because nobody wanted more, it was full again at
   most, and count = burst + rate * (seconds - pause), with the burst from the first count.
 
-Later the rate grows slowly, so that rejections cost one request in a hundred and a tenth of the
-time, and faster the longer nothing is refused.
+Later the rate grows slowly, so that rejections cost two requests in a hundred and a tenth of
+the time, and faster the longer nothing is refused.
 
 Tried and dropped: fixed steps down and up alone. A server that asks for whole seconds loses a
 second of rows for each step, so that the steps have to be few and right.
@@ -31,7 +31,7 @@ _DOUBLED = 0.25  # Seconds in which a guess is doubled, at least,
 _COUNTED = 8  # and requests.
 _STEP = 0.1  # Logarithm of the growth behind which a count is too low.
 _RISE = 0.1  # The growth of a measured rate, twice that which is expected between two rejections:
-_FEW = 100  # requests for each one that is turned away then,
+_FEW = 60  # requests for each one that is turned away then,
 _SELDOM = 10  # and seconds for each second that the server asks to wait.
 _LONGEST = 30.0  # Seconds of the former, and a quarter of the latter.
 _FULL = 4  # Requests that flow in while nothing is sent, which may fill a bucket.

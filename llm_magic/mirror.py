@@ -31,6 +31,7 @@ _RESERVE, _UNEVEN = 0.15, 0.05  # Share of the limit, and seconds by which reque
 _SLOWER = 0.02  # Share of the rate that a rejection costs,
 _SELDOM = 0.01  # given back so slowly that this share of requests is turned away,
 _LOST = 0.02  # and so much is lost by waiting, where the server asks for that.
+_SOON = 120.0  # Seconds in which a bucket fills whose rate matters.
 _GENERATION = 2.0  # Seconds for which a bound of the rate is believed, at least; at most twice.
 
 
@@ -134,6 +135,14 @@ class Mirror:
         self._fixed = 0  # Above 0: it does not fill, but is full again at a moment.
         self._full_at = math.inf
         self._last: tuple[float, float] | None = None  # missing and reset, to tell which it is
+
+    def rate(self) -> float | None:
+        """Requests a second that it comes to; None where it says nothing of the next minutes."""
+        if self.pace is None or self._fixed > 0:
+            return None
+        # Of a day's requests there may be thousands left.
+        slow = self._limit > _SOON * self.pace * self._cost
+        return None if slow and self._level > 0.1 * self._limit else self.pace
 
     def delay(self, now: float) -> float:
         """Seconds until it has enough for a request."""

@@ -36,7 +36,7 @@ class Pacer:
 
     def rate(self) -> float | None:
         """Requests a second that are kept to, or None."""
-        rates = [mirror.pace for mirror in self._mirrors.values()]
+        rates = [mirror.rate() for mirror in self._mirrors.values()]
         known = [rate for rate in [self._learnt.rate, *rates] if rate is not None]
         return min(known, default=None)
 

@@ -134,6 +134,17 @@ def test_a_request_larger_than_the_bucket_goes_when_it_is_full():
     assert mirror.delay(11.0) == 0
 
 
+def test_a_limit_for_a_day_is_no_rate_while_much_of_it_is_left():
+    """It fills by ten a minute, and thousands may go at once."""
+    pacer = Pacer()
+    pacer.heard({}, headers("14400", "14370", "2m59.56s"), 0.0, 1)
+    assert pacer.rate() is None
+    assert pacer.delay(0.0) == 0
+    _, marks = pacer.sent(10.0, 0)
+    pacer.heard(marks, headers("14400", "14", "23h58m0s"), 10.1, 1)
+    assert pacer.rate() == pytest.approx(1 / 6, rel=0.05)
+
+
 def test_another_limit_is_another_bucket():
     mirror = Mirror("requests")
     told(mirror, 60, 0, 0.2, now=0.0)
