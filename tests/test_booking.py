@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import llm_magic
 from llm_magic.answer import Answer
 from llm_magic.booking import Granted, Quota
 from llm_magic.bounds import LARGEST_CAP, Purse, Terms
@@ -28,6 +29,7 @@ from llm_magic.prices import Prices
 from llm_magic.shelf import Shelf
 from llm_magic.stores.ledger import SqliteLedger
 from llm_magic.stores.memory import MemoryCache
+from llm_magic.testing import ScriptedServer
 from llm_magic.types import Request, Usage
 
 PRICES = Prices({"m": {"input": 1, "output": 2}})
@@ -590,6 +592,19 @@ def test_no_row_is_cut_short_for_what_others_give_back(limit: str) -> None:
         assert LARGEST_CAP // 3 < second.worst.output_tokens < LARGEST_CAP
 
     run(check)
+
+
+@pytest.mark.usefixtures("provider")
+def test_rows_under_a_limit_are_all_asked_with_room_for_their_answers(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_MAGIC_MODEL", "m")
+    monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
+    monkeypatch.setenv("LLM_MAGIC_QUOTA_TOKENS", str(3 * LARGEST_CAP))
+    found = llm_magic.map_rows([f"row {n}" for n in range(40)], "Say {{ row }}.", concurrency=16)
+
+    assert [row["_error"] for row in found] == [None] * 40
+    assert {received.body["max_tokens"] for received in server.requests} == {LARGEST_CAP}
 
 
 class Spending:
