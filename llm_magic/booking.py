@@ -55,6 +55,17 @@ class _Asked(NamedTuple):
     shelf: Shelf
     future: _Future
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether others of its run hold room, most of which they give back.
+
+        It is not cut short then, but refused for now. What asks again with what was wrong is paid
+        for already, and takes what is left.
+        """
+        purse, asked = self.hold.terms.purse, self.print_.body["messages"]
+        again = isinstance(asked, list) and len(self.request.messages) > len(asked)
+        return bool(purse and purse.rows) and not again
+
 
 class _Kept(NamedTuple):
     """An answer that is to be priced and kept."""
@@ -313,7 +324,9 @@ def _bounded(
     for each in group:
         hold = each.hold
         try:
-            hold.worst = worst_case(each.request, each.body, hold.terms, standing)
+            hold.worst = worst_case(
+                each.request, each.body, hold.terms, standing, whole=each.can_wait
+            )
         except LLMError as error:
             hold.refused = True
             told.append((each.future, error))

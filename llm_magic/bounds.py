@@ -146,6 +146,8 @@ def worst_case(
     body: Mapping[str, Any],
     terms: Terms,
     standing: Sequence[tuple[Limit, int]],
+    *,
+    whole: bool = False,
 ) -> Worst:
     """The most that a request can come to, capped where a limit needs it.
 
@@ -154,6 +156,7 @@ def worst_case(
         body: The JSON body that it becomes.
         terms: Prices and the call's own limit.
         standing: Every limit that applies, and what counts against it now.
+        whole: Whether it takes no smaller cap than the largest, whatever is left.
 
     Raises:
         QuotaExceeded: A limit in USD, and the price is not known; or ``max_cost`` is passed.
@@ -180,9 +183,7 @@ def worst_case(
         raise _unpriced(request)
     # Models that are held to JSON can fall into endless blanks: such an answer has a cap always.
     if out is None and (limited or most is not None or request.schema):
-        # A row is not cut short while others hold room, most of which they give back: it waits.
-        alone = terms.purse is None or not terms.purse.rows
-        cap = _affordable(tokens_in, price, most, standing) if alone else LARGEST_CAP
+        cap = LARGEST_CAP if whole else _affordable(tokens_in, price, most, standing)
         request = replace(request, max_tokens=cap)
         out = cap * _answers(request)
     cost = price(out) if out is not None else None

@@ -558,11 +558,12 @@ def test_a_call_may_cost_the_least_of_its_own_limit_and_its_run_s(
     assert terms.most == Decimal(most)
 
 
-async def capped(books: Books, number: int, terms: Terms) -> Hold:
+async def capped(books: Books, number: int, terms: Terms, *, again: bool = False) -> Hold:
     """A hold of a row whose answer has no cap of the user's."""
-    asked = replace(request(number), max_tokens=None)
+    first = replace(request(number), max_tokens=None)
+    asked = replace(first, messages=first.messages * (2 if again else 1))
     granted = await books.quota.hold(
-        asked, body(asked), fingerprint(asked), books.shelf, terms, sent=True
+        asked, body(asked), fingerprint(first), books.shelf, terms, sent=True
     )
     assert granted.hold
     return granted.hold
@@ -590,6 +591,21 @@ def test_no_row_is_cut_short_for_what_others_give_back(limit: str) -> None:
         first.settle(answered(request(0), Usage(100, LARGEST_CAP)))
         second = await capped(books, 1, terms)
         assert LARGEST_CAP // 3 < second.worst.output_tokens < LARGEST_CAP
+
+    run(check)
+
+
+def test_what_asks_again_takes_what_is_left() -> None:
+    """The answer before it is paid for, and would be lost."""
+
+    async def check(books: Books) -> None:
+        tokens = Limit("kernel", "tokens", LARGEST_CAP * 3 // 2, None)
+        terms = replace(books.terms, limits=(tokens,), purse=Purse())
+        await capped(books, 0, terms)
+        with pytest.raises(QuotaExceeded):
+            await capped(books, 1, terms)
+        repair = await capped(books, 1, terms, again=True)
+        assert LARGEST_CAP // 3 < repair.worst.output_tokens < LARGEST_CAP
 
     run(check)
 
