@@ -27,6 +27,7 @@ _BELOW = 0.97  # of a measured rate,
 _CAREFUL = 0.95  # and of one that is less sure, where each mistake costs seconds.
 _LEAST = 0.02  # Requests a second,
 _CLOSED = 1.0  # and where nothing was let in.
+_SOON = 50.0  # Requests a second that are guessed at most where next to nothing is known.
 _DOUBLED = 0.25  # Seconds in which a guess is doubled, at least,
 _COUNTED = 8  # and requests.
 _STEP = 0.1  # Logarithm of the growth behind which a count is too low.
@@ -98,8 +99,15 @@ class Learnt:
         self._at = max(self._at, until)
         self._level = min(self._level, 1.0)
 
-    def rejected(self, number: int, sent: float, now: float) -> None:
-        """The request with this number was turned away."""
+    def rejected(self, number: int, sent: float, now: float, pause: float = 1.0) -> None:
+        """The request with this number was turned away.
+
+        Args:
+            number: What ``sent`` gave.
+            sent: When it was sent.
+            now: The time.
+            pause: Seconds after which a request may be tried again.
+        """
         insort(self._refused, number)
         del self._refused[:-_REMEMBERED]
         self._together += 1
@@ -108,7 +116,10 @@ class Learnt:
         count, seconds = self._let_in(self._since, number - 1), max(1e-3, sent - self._from)
         if self.rate is None:
             self._began = self._since, self._from
-            rate, again = max(1.0, _GUESS * count / seconds), True
+            # Of few requests a rejection says little: one at the beginning, from a limit that others
+            # have used up, must not bring a run to a crawl. The server lets one in after the pause.
+            soon = min(_SOON, 1 / max(1e-3, pause)) if count < _COUNTED else 0.0
+            rate, again = max(1.0, soon, _GUESS * count / seconds), True
         else:
             paused = min(self._paused, 0.999 * seconds)
             rate, again = self._slower(self.rate, max(1, count), seconds, paused)

@@ -95,5 +95,5 @@ class Pacer:
         for mirror in self._mirrors.values():
             explained |= mirror.rejected(sent, heard, now, pause)
         if not explained:
-            self._learnt.rejected(number, sent, now)
+            self._learnt.rejected(number, sent, now, pause)
         self._learnt.held(now, self.held_until)

@@ -151,6 +151,30 @@ def test_what_was_not_sent_is_not_counted():
     assert learnt.delay(100.0) == 0
 
 
+@pytest.mark.parametrize(("pause", "rate"), [(0.005, 50.0), (0.1, 10.0), (1.0, 1.0), (30.0, 1.0)])
+def test_a_rejection_at_the_beginning_is_believed_as_far_as_it_says_when_to_come_again(
+    pause: float, rate: float
+) -> None:
+    """The limit may have been used up by others: nothing else is known of it."""
+    learnt = Learnt()
+    number = learnt.sent(0.0, 0)
+
+    learnt.rejected(number, 0.0, 0.02, pause)
+
+    assert learnt.rate == pytest.approx(rate)
+
+
+def test_where_more_is_known_the_pause_says_nothing_of_the_rate() -> None:
+    learnt = Learnt()
+    for second in range(20):
+        number = learnt.sent(float(second), 0)
+
+    learnt.rejected(number, 19.0, 19.02, 0.001)
+
+    assert learnt.rate is not None
+    assert learnt.rate < 1.1
+
+
 def test_the_longest_pause_that_was_asked_for_holds():
     pacer = Pacer()
     for retry_after in (0.5, 2.0, 1.0):
