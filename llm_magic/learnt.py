@@ -116,8 +116,8 @@ class Learnt:
         count, seconds = self._let_in(self._since, number - 1), max(1e-3, sent - self._from)
         if self.rate is None:
             self._began = self._since, self._from
-            # Of few requests a rejection says little: one at the beginning, from a limit that others
-            # have used up, must not bring a run to a crawl. The server lets one in after the pause.
+            # Of few requests a rejection says little. One at the beginning, where others have used
+            # a limit up, must not bring a run to a crawl: after the pause, one is let in.
             soon = min(_SOON, 1 / max(1e-3, pause)) if count < _COUNTED else 0.0
             rate, again = max(1.0, soon, _GUESS * count / seconds), True
         else:

@@ -22,24 +22,24 @@ class _Table:
         found = self._put(high, low)
         if found is None:
             self._count += 1
-            # Three quarters full at most.
-            if self._count * 8 > len(self._slots) * 3:
+            # Four fifths full at most.
+            if self._count * 5 > len(self._slots) // 2 * 4:
                 self._grow()
         return found
 
     def _put(self, high: int, low: int) -> int | None:
-        slots, mask = self._slots, len(self._slots) // 2 - 1
-        place = high & mask
+        slots, size = self._slots, len(self._slots) // 2
+        place = high % size
         while (at := slots[2 * place + 1]) != _EMPTY:
             if slots[2 * place] == high and at >> 32 == low >> 32:
                 return at & 0xFFFFFFFF
-            place = (place + 1) & mask
+            place = (place + 1) % size
         slots[2 * place], slots[2 * place + 1] = high, low
         return None
 
     def _grow(self) -> None:
         old = self._slots
-        self._slots = array("Q", [_EMPTY]) * (2 * len(old))
+        self._slots = array("Q", [_EMPTY]) * (2 * (len(old) // 2 * 3 // 2))
         for place in range(0, len(old), 2):
             if old[place + 1] != _EMPTY:
                 self._put(old[place], old[place + 1])
@@ -48,7 +48,7 @@ class _Table:
 class Seen:
     """The first row of each key.
 
-    A dict of a million keys takes 150 MB, this 34. It is many small tables, since one that grows
+    A dict of a million keys takes 150 MB, this 22. It is many small tables, since one that grows
     is there twice for a moment. Two of a million keys share 96 bits once in 10^17 runs.
     """
 

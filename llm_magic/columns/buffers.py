@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,17 +67,22 @@ class Column:
         if place >= len(self._there):
             self._reach(place + 1)
         try:
-            self._data[place] = self._stored(value)
+            stored = self._stored(value)
         except _Misfit:
             self._loosen()
-            self._data[place] = value
+            stored = value
+        data = self._data
+        if isinstance(data, list) and place >= len(data):
+            # As far as there are values: a column of errors mostly has none.
+            data.extend(itertools.repeat(None, place + 1 - len(data)))
+        data[place] = stored
         self._there[place] = 1
 
     def clear(self, place: int) -> None:
         """Takes away what is at a place."""
         if place < len(self._there):
             self._there[place] = 0
-            if isinstance(self._data, list):
+            if isinstance(self._data, list) and place < len(self._data):
                 self._data[place] = None
 
     def get(self, place: int) -> Any:
@@ -95,11 +101,15 @@ class Column:
         """The values of the first rows, or of those at some places."""
         return map(self.get, range(count) if places is None else places)
 
-    def raw(self, count: int) -> tuple[_Data, bytearray]:
-        """A copy of the data of the first rows, and of the marks: 1 where there is a value."""
+    def raw(self, count: int) -> tuple[array[Any] | bytearray, bytearray] | None:
+        """A copy of the data of the first rows, and of the marks: 1 where there is a value.
+
+        None where the data are Python's objects.
+        """
         if count > len(self._there):
             self._reach(count)
-        return self._data[:count], self._there[:count]
+        data = self._data
+        return None if isinstance(data, list) else (data[:count], self._there[:count])
 
     @property
     def table(self) -> list[Any]:
@@ -113,9 +123,8 @@ class Column:
         # The marks come last: who finds one finds its data.
         if isinstance(self._data, array):
             self._data.frombytes(bytes(more * self._data.itemsize))
-        else:
-            nothing: Iterable[Any] = [None] * more if isinstance(self._data, list) else bytes(more)
-            self._data.extend(nothing)
+        elif isinstance(self._data, bytearray):
+            self._data.extend(bytes(more))
         self._there.extend(bytes(more))
 
     def _loosen(self) -> None:

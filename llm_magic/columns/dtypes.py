@@ -45,8 +45,8 @@ def to_pandas(column: Column, count: int, places: Sequence[int] | None = None) -
     import numpy as np
     import pandas as pd
 
-    data, there = column.raw(count)
-    if not isinstance(data, list):
+    if raw := column.raw(count):
+        data, there = raw
         held = np.frombuffer(data, _NUMPY[data.typecode] if isinstance(data, array) else "uint8")
         absent = np.frombuffer(there, "uint8") == 0
         if places is not None:
