@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.batches import Batch, Batches, Todo
 from llm_magic.bounds import Purse
+from llm_magic.crowd import Crowd
 from llm_magic.engine import Call, obtain, with_model
 from llm_magic.errors import (
     AuthenticationFailed,
@@ -35,15 +35,14 @@ from llm_magic.outcome import Outcome
 from llm_magic.progress import Standing
 from llm_magic.turns import tidied_seldom
 from llm_magic.types import Request, Response
+from llm_magic.window import MOST_BY_RATE
 
 if TYPE_CHECKING:
     from llm_magic.decode import Piece
     from llm_magic.session import Session
 
-MOST_AT_ONCE = 256
-"""Rows on their way at most; the gate mostly lets fewer go."""
 AHEAD = 64
-"""Rows beyond those that are written to the ledger, before or after, so that no place is empty."""
+"""Rows beyond those at the server that hold their worst case already, so that no place is empty."""
 BATCH = 256
 """Rows that are rendered and looked up together."""
 LARGEST = 64_000_000
@@ -98,14 +97,12 @@ class Run:
         self._wire = session.wire(job.base)
         self._ready = False
         self._cell = session.cell
+        self._crowd = Crowd(self._most)
         self._queue: asyncio.Queue[Todo | None] = asyncio.Queue(2 * BATCH)
         # Characters of the rows that are not done, and that there are fewer now.
         self._held, self._room = 0, asyncio.Event()
         # Nothing more is sent; and nobody waits for answers any more.
         self._halted, self._left = asyncio.Event(), asyncio.Event()
-        # Rows that a limit leaves no room for, while others of the run hold theirs.
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._flying = self._freed = 0
         self._failures = 0
         self.standing = Standing(job.total)
         self.pulled = False
@@ -118,7 +115,7 @@ class Run:
         """
         session, job = self._session, self.job
         wish = replace(job.wish, max_cost=None)
-        gate = session.gate(job.base)
+        self._gate = session.gate(job.base)
         self._call = Call(
             limits=session.time_limits(),
             shelf=session.desk.shelf(wish),
@@ -126,14 +123,14 @@ class Run:
             quota=session.desk.quota,
             flights=session.desk.flights,
             repairs=wish.repairs,
-            gate=gate,
+            gate=self._gate,
             at_once=job.at_once,
             stopped=self._halted.is_set,
         )
-        self.outcome.begin(gate, self.purse, job.places)
+        self.outcome.begin(self._gate, self.purse, job.places)
         if not job.base.model:
             self.job = replace(job, base=await self._with_model(job.base))
-        count = (job.at_once or MOST_AT_ONCE) + AHEAD
+        count = (job.at_once or MOST_BY_RATE) + AHEAD
         with tidied_seldom():
             await self._all(min(count, max(1, job.total or count)))
 
@@ -145,13 +142,11 @@ class Run:
 
     async def halt(self) -> None:
         """Sends no more, and waits a moment for what is on its way."""
-        self._halted.set()
         self._left.set()
-        while self._waiting:
-            self._wake()
+        self._stop_sending()
 
     async def _all(self, count: int) -> None:
-        feeding = asyncio.create_task(self._feed(count))
+        feeding = asyncio.create_task(self._feed())
         working = [asyncio.create_task(self._work()) for _ in range(count)]
         telling = asyncio.create_task(self._tell())
         everyone = asyncio.gather(feeding, *working)
@@ -161,7 +156,7 @@ class Run:
             known = self.job.total is not None
             if not await _until(everyone, self._left if known else self._halted):
                 feeding.cancel()
-                self._empty(count)
+                self._empty()
                 # What is on its way is waited for as long as the user does.
                 answered = asyncio.gather(*working, return_exceptions=True)
                 if not await _until(answered, self._left):
@@ -181,13 +176,13 @@ class Run:
     async def _tell(self) -> None:
         """Says how far it is, a few times a second."""
         while True:
-            until = self._call.gate.held_until if self._call.gate else None
+            until = self._gate.held_until
             wait = until - asyncio.get_running_loop().time() if until else 0.0
             held = f"held by the server's rate limit for {wait:.0f} s" if wait >= 1 else ""
             self.standing = self.outcome.standing(self.job.total, held)
             await asyncio.sleep(TOLD)
 
-    async def _feed(self, workers: int) -> None:
+    async def _feed(self) -> None:
         """Looks rows up, a batch at a time, and hands on what is missing."""
         batches = Batches(self.job, self._call.shelf, lambda: self.outcome.wants_rows)
         # A small one first, so that there is something to see.
@@ -211,8 +206,7 @@ class Run:
                 await self._queue.put(todo)
         self.outcome.ended = self.outcome.ended or batches.failure
         self.pulled = True
-        for _ in range(workers):
-            await self._queue.put(None)
+        await self._queue.put(None)
 
     def _take(self, batch: Batch) -> None:
         outcome = self.outcome
@@ -226,15 +220,14 @@ class Run:
             outcome.answered(todo.place, response, todo.row)
             self._session.desk.saved(response, self._cell)
 
-    def _empty(self, workers: int) -> None:
+    def _empty(self) -> None:
         """Lets the workers find nothing more to do."""
         while not self._queue.empty():
             self._queue.get_nowait()
-        for _ in range(workers):
-            self._queue.put_nowait(None)
+        self._queue.put_nowait(None)
 
     async def _work(self) -> None:
-        while todo := await self._queue.get():
+        while todo := await self._next():
             try:
                 response = await self._answer(todo)
             except LLMError as error:
@@ -247,66 +240,48 @@ class Run:
             finally:
                 self._held -= todo.size
                 self._room.set()
+                self._crowd.leave()
+
+    async def _next(self) -> Todo | None:
+        """The next row, when there is room for it; None behind the last."""
+        await self._crowd.enter()
+        todo = await self._queue.get()
+        if todo is None:
+            # For the others.
+            self._queue.put_nowait(None)
+            self._crowd.leave()
+        return todo
+
+    def _most(self) -> int:
+        """Rows that may hold something: a few more than the gate lets go."""
+        return (self.job.at_once or self._gate.window) + AHEAD
 
     async def _answer(self, todo: Todo) -> Response | None:
         """The answer for a row; None where the run ends before it could be asked."""
         while not self._halted.is_set():
-            freed = self._freed
-            self._flying += 1
+            since = self._crowd.begin()
             try:
                 response = await obtain(
                     todo.request, todo.print_, wire=self._wire, sink=_DEAF, call=self._call
                 )
             except Halted:
-                self._flying -= 1
+                self._crowd.ended()
                 break
             except QuotaExceeded as error:
-                self._flying -= 1
                 # With something paid already it is this row's end, and not yet the run's.
                 if error.usage is not None:
-                    self._free()
+                    self._crowd.ended()
                     raise
                 refused = error
             except BaseException:
-                self._flying -= 1
-                self._free()
+                self._crowd.ended()
                 raise
             else:
-                self._flying -= 1
-                self._free()
+                self._crowd.ended()
                 return response
-            # What the others hold may become free: most answers are far below their worst case.
-            if freed == self._freed:
-                if not self._flying:
-                    self._end(refused)
-                    break
-                await self._wait()
+            if not await self._crowd.refused(since):
+                self._end(refused)
         return None
-
-    async def _wait(self) -> None:
-        """Until a row that holds something has ended."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        try:
-            await waiting
-        finally:
-            # Counted by who woke it, so that nobody takes it for gone in between.
-            if waiting.done() and not waiting.cancelled():
-                self._flying -= 1
-
-    def _free(self) -> None:
-        """A row has ended, and what it held is free: others may try again."""
-        self._freed += 1
-        for _ in range(2):
-            self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                self._flying += 1
-                waiting.set_result(None)
-                return
 
     def _fail(self, place: int, error: LLMError) -> None:
         if isinstance(error, _FATAL):
@@ -322,9 +297,11 @@ class Run:
         """No more is sent, and why."""
         if self.outcome.ended is None and not self._halted.is_set():
             self.outcome.ended = error
+        self._stop_sending()
+
+    def _stop_sending(self) -> None:
         self._halted.set()
-        while self._waiting:
-            self._wake()
+        self._crowd.open()
 
 
 def is_of_server(error: LLMError) -> bool:

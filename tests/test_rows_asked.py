@@ -11,7 +11,9 @@ import pytest
 import llm_magic
 from llm_magic import session
 from llm_magic.errors import LLMError
+from llm_magic.rows import AHEAD
 from llm_magic.testing import FAULTS, QUIRKS, Reply, ScriptedServer
+from llm_magic.types import Wish
 from tests.conftest import KEY, Terminal
 
 
@@ -161,6 +163,29 @@ def test_no_more_are_on_their_way_than_was_said(provider: None, server: Scripted
 
     assert len(first) == 3
     assert len({request.connection for request in server.requests}) == 3
+
+
+def test_few_more_rows_hold_their_worst_case_than_are_at_the_server(
+    provider: None, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that is killed has them all counted, and others have no room for theirs."""
+    monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "1000")
+    server.enqueue(*[Reply("Fine.", delay=0.3)] * 2)
+    thread = threading.Thread(
+        target=llm_magic.map_rows,
+        args=(rows_of(400), "{{ text }}"),
+        kwargs={"concurrency": 2, "quiet": True},
+    )
+    thread.start()
+    server.wait_for_requests(2)
+    assert session._session is not None
+    quota, terms = session._session.desk.quota, session._session.desk.terms(Wish(), "")
+    ((_, held),) = quota.wait(quota.ledger.standing, terms.limits)
+    thread.join()
+
+    assert 2 <= held <= 2 + AHEAD
+    ((_, used),) = quota.wait(quota.ledger.standing, terms.limits)
+    assert used == 400
 
 
 # Once

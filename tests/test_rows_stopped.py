@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import llm_magic
-from llm_magic.rows import MOST_AT_ONCE
+from llm_magic.window import MOST
 from tests.conftest import KEY, Terminal, interrupted_when
 from tests.load import LoadServer
 
@@ -108,7 +108,7 @@ def test_a_killed_run_loses_at_most_what_was_on_its_way(
     assert found["cached"] + found["asked"] == ROWS
     lost = server.stats()["requests"] - ROWS
     # Some have their answer, which is not kept yet: the server no longer counts them.
-    assert 0 <= lost <= (MOST_AT_ONCE if at_once == "auto" else at_once)
+    assert 0 <= lost <= (MOST if at_once == "auto" else at_once)
 
 
 def test_what_a_killed_run_had_on_its_way_counts_as_used(
