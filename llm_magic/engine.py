@@ -7,7 +7,6 @@ runs on the session's event loop. (An asynchronous engine only; there is no seco
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from llm_magic.errors import (
     InvalidAnswer,
     LLMError,
     QuotaExceeded,
-    ServerUnreachable,
     StreamBroken,
     UnknownModel,
 )
@@ -32,6 +30,7 @@ from llm_magic.flight import Flights, Sink
 from llm_magic.gate import Gate
 from llm_magic.holds import Hold
 from llm_magic.lane import Lane
+from llm_magic.naming import name_models, with_model
 from llm_magic.retry import persist
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
@@ -113,7 +112,7 @@ async def ask(request: Request, *, wire: Wire, sink: Sink, call: Call) -> Respon
     """
     async with _told(Answer(request), wire, sink) as answer:
         await wire.ready()
-        answer.request = request = await with_model(request, wire, call)
+        answer.request = request = await with_model(request, wire, call.limits, call.shelf)
         print_ = fingerprint(request)
         # Looked up before the call was handed over, but perhaps by another model's name.
         if found := await _find(request, print_, call):
@@ -285,7 +284,7 @@ async def _told(answer: Answer, wire: Wire, sink: Sink) -> AsyncGenerator[Answer
         yield answer
     except LLMError as error:
         if isinstance(error, UnknownModel) and answer.request.model:
-            await _name_models(error, answer.request.model, wire)
+            await name_models(error, answer.request.model, wire)
         answer.stamp(error)
         raise
     except asyncio.CancelledError:
@@ -333,51 +332,3 @@ def _take(event: Event, answer: Answer, sink: Sink, lane: Lane) -> None:
         sink.piece(event)
     elif type(event) is Sent:
         lane.heard(event.headers)
-
-
-async def with_model(request: Request, wire: Wire, call: Call) -> Request:
-    """The request with a model: on a server that has exactly one, none needs to be named.
-
-    The server is asked for its name, because another model's stored answer would be a wrong one. If
-    it cannot be reached, it is taken to have the one that it had: what is stored is found still.
-    """
-    if request.model:
-        return request
-    try:
-        names = await _models(wire, call.limits)
-    except ServerUnreachable:
-        if (last := call.shelf.last_model(request)) is None:
-            raise
-        return replace(request, model=last)
-    if len(names) == 1:
-        return replace(request, model=names[0])
-    offered = f"offers {len(names)}: {', '.join(names[:5])}" if names else "lists none"
-    raise UnknownModel(
-        f"No model was named, and {wire.host} {offered}. The prompt was not sent.",
-        fix=f"Name one: %config LLMMagic.model = {(names or ['NAME'])[0]!r}",
-        available=tuple(names),
-    )
-
-
-async def _models(wire: Wire, limits: Limits) -> list[str]:
-    try:
-        async with asyncio.timeout(limits.timeout or None):
-            return await wire.models()
-    except TimeoutError:
-        raise ServerUnreachable(
-            f"No answer from {wire.host} within {limits.timeout:g} s. The prompt was not sent.",
-            fix="Is the server well? Wait longer with: %config LLMMagic.timeout = 600",
-        ) from None
-
-
-async def _name_models(error: UnknownModel, asked: str, wire: Wire) -> None:
-    """Adds the nearest names that the server does have; a courtesy that may fail."""
-    try:
-        async with asyncio.timeout(2):
-            names = await wire.models()
-    except (LLMError, TimeoutError):
-        return
-    error.available = tuple(names)
-    near = difflib.get_close_matches(asked, names, n=3, cutoff=0.4) or names[:3]
-    if near:
-        error.fix = f"It offers {', '.join(near)}. Name one: -m {near[0]}"

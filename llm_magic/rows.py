@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llm_magic.batches import Batch, Batches, Todo
 from llm_magic.bounds import Purse
 from llm_magic.crowd import Crowd
-from llm_magic.engine import Call, obtain, with_model
+from llm_magic.engine import Call, obtain
 from llm_magic.errors import (
     AuthenticationFailed,
     ContextTooLong,
@@ -31,6 +31,7 @@ from llm_magic.errors import (
 )
 from llm_magic.job import Job
 from llm_magic.lane import Halted
+from llm_magic.naming import with_model
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Standing
 from llm_magic.turns import tidied_seldom
@@ -138,7 +139,7 @@ class Run:
         if self._call.shelf.replays:
             models = self._call.shelf.replayed_models(base)
             return replace(base, model=models[0] if models else "")
-        return await with_model(base, self._wire, self._call)
+        return await with_model(base, self._wire, self._call.limits, self._call.shelf)
 
     async def halt(self) -> None:
         """Sends no more, and waits a moment for what is on its way."""
