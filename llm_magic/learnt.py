@@ -22,7 +22,7 @@ import math
 from bisect import bisect_right, insort
 
 _SOME, _MANY = 15, 40  # Requests in a count that is believed, and that is counted on no longer.
-_GUESS = 0.6  # Share that is kept to of what was let in before the first rejection,
+_GUESS = 0.4  # Share that is kept to of what was let in before the first rejection,
 _BELOW = 0.97  # of a measured rate,
 _CAREFUL = 0.95  # and of one that is less sure, where each mistake costs seconds.
 _LEAST = 0.02  # Requests a second,
