@@ -92,7 +92,7 @@ class Batches:
             try:
                 request = self._job.request(row)
             except LLMError as error:
-                if self._first and isinstance(error, PromptError) and error.undefined:
+                if self._first and is_of_prompt(error):
                     raise
                 batch.failed.append((place, error))
                 continue
@@ -126,6 +126,11 @@ class Batches:
                 batch.failed.append((todo.place, self._shelf.missing(todo.print_)))
             else:
                 batch.todo.append(todo)
+
+
+def is_of_prompt(error: LLMError) -> bool:
+    """Whether it is the prompt that is wrong, and not the first row: it names what is nowhere."""
+    return isinstance(error, PromptError) and error.undefined
 
 
 def _fitting(request: Request, response: Response | None) -> Response | None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from llm_magic.batches import is_of_prompt
 from llm_magic.bounds import Terms, worst_case
 from llm_magic.entries import fingerprint
-from llm_magic.errors import LLMError, PromptError, QuotaExceeded, StoreError
+from llm_magic.errors import LLMError, QuotaExceeded, StoreError
 from llm_magic.job import Job
 from llm_magic.progress import Plan
 from llm_magic.seen import Seen
@@ -120,8 +121,7 @@ def _requests(job: Job) -> Iterator[list[tuple[int, Request]]]:
             try:
                 requests.append((place, job.request(row)))
             except LLMError as error:
-                if first and isinstance(error, PromptError) and error.undefined:
-                    # It is the prompt that is wrong, and not this row.
+                if first and is_of_prompt(error):
                     raise
             finally:
                 first = False
