@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -27,6 +27,9 @@ from traitlets.config import Config
 from llm_magic import retry, session
 from llm_magic.stores import folder
 from llm_magic.testing import ScriptedServer
+
+if TYPE_CHECKING:
+    from tests.redis_servers import RedisCluster3, RedisServer
 
 GUARD = Path(__file__).parent / "guard"
 KEY = "sk-MARKER-5ecret-0f-the-tests"
@@ -200,6 +203,99 @@ def terminal(
     monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "5")
     assert bare_terminal.run("%load_ext llm_magic").out == ""
     return bare_terminal
+
+
+def give_up(reason: str) -> NoReturn:
+    """What a test needs is not installed: skipped on a laptop, a failure in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def redis_kind_found(kind: str) -> str:
+    """The kind of server, which is installed; else the test ends here."""
+    # Imported where needed: most tests have nothing to do with it.
+    from tests.redis_servers import binary
+
+    if binary(kind) is None:
+        give_up(f"no {kind}-server is installed: apt-get install {kind}-server")
+    return kind
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def redis_kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of server that is spoken to."""
+    return redis_kind_found(request.param)
+
+
+@pytest.fixture(scope="session")
+def running_redis() -> "Iterator[dict[str, RedisServer]]":
+    """The servers that tests share, by kind, as far as one was asked for."""
+    running: dict[str, RedisServer] = {}
+    yield running
+    for each in running.values():
+        each.stop()
+
+
+@pytest.fixture
+def redis_server(redis_kind: str, running_redis: "dict[str, RedisServer]") -> "RedisServer":
+    """A Redis and a Valkey that all tests share, empty; none may stop it or change how it is set.
+
+    One that is to be frozen, killed or set otherwise is `own_redis` or `start_redis`.
+    """
+    from tests.redis_servers import RedisServer
+
+    if redis_kind not in running_redis:
+        running_redis[redis_kind] = RedisServer(redis_kind)
+    server = running_redis[redis_kind]
+    with server.client() as client:
+        client.flushall()
+        client.script_flush()
+    return server
+
+
+@pytest.fixture
+def start_redis() -> "Iterator[Callable[..., RedisServer]]":
+    """Starts servers of one test: ``start_redis("valkey", maxmemory="2mb")``; redis as it comes."""
+    started: list[RedisServer] = []
+
+    def start(kind: str = "redis", **config: Any) -> "RedisServer":
+        from tests.redis_servers import RedisServer
+
+        server = RedisServer(redis_kind_found(kind), **config)
+        started.append(server)
+        return server
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+@pytest.fixture
+def own_redis(redis_kind: str, start_redis: "Callable[..., RedisServer]") -> "RedisServer":
+    """A Redis and a Valkey of the test's own, to be frozen, killed and started again."""
+    return start_redis(redis_kind)
+
+
+@pytest.fixture(scope="session")
+def running_clusters() -> "Iterator[dict[str, RedisCluster3]]":
+    """The clusters that tests share, by kind, as far as one was asked for."""
+    running: dict[str, RedisCluster3] = {}
+    yield running
+    for each in running.values():
+        each.stop()
+
+
+@pytest.fixture
+def redis_cluster(redis_kind: str, running_clusters: "dict[str, RedisCluster3]") -> "RedisCluster3":
+    """Three masters of Redis and of Valkey that all tests share, empty; it takes 2 s to form."""
+    from tests.redis_servers import RedisCluster3
+
+    if redis_kind not in running_clusters:
+        running_clusters[redis_kind] = RedisCluster3(redis_kind)
+    cluster = running_clusters[redis_kind]
+    cluster.flush()
+    return cluster
 
 
 def plain(text: str) -> str:
