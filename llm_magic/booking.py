@@ -24,7 +24,7 @@ from llm_magic.bounds import Terms, refusal, worst_case
 from llm_magic.entries import Fingerprint
 from llm_magic.errors import LLMError, StoreError
 from llm_magic.holds import Hold
-from llm_magic.ledger import LEASE, Full, Ledger, Limit, Used
+from llm_magic.ledger import Full, Ledger, Limit, Used
 from llm_magic.shelf import Shelf
 from llm_magic.types import Request, Response
 
@@ -277,7 +277,7 @@ class Quota:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(LEASE / 3)
+            await asyncio.sleep(self.ledger.lease / 3)
             self.later(self.ledger.renew)
 
     def close(self, hold: Hold, answer: Answer | None) -> None:

@@ -48,18 +48,20 @@ def limit(
         if scope == "kernel":
             desk.changed[name] = cap, window
         else:
-            desk.now(_limit_person, desk.quota.ledger, name, cap, window)
+            desk.now(_limit_shared, desk.quota.ledger, scope, name, cap, window)
     return standing(desk)
 
 
-def _limit_person(ledger: Ledger, metric: Metric, cap: int | None, window: float | None) -> None:
+def _limit_shared(
+    ledger: Ledger, scope: Scope, metric: Metric, cap: int | None, window: float | None
+) -> None:
     """Sets a limit beside those of other windows; without a cap, takes them all away."""
     if cap is not None:
-        ledger.limit_person(metric, cap, window)
+        ledger.limit_shared(scope, metric, cap, window)
         return
-    for each in ledger.person_limits():
-        if each.metric == metric:
-            ledger.limit_person(metric, None, each.window)
+    for each in ledger.shared_limits():
+        if (each.scope, each.metric) == (scope, metric):
+            ledger.limit_shared(scope, metric, None, each.window)
 
 
 def _cap(metric: Metric, text: Any) -> int | None:

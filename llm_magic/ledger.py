@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal, Protocol
 
-Scope = Literal["kernel", "user"]
+Scope = Literal["kernel", "user", "team", "run"]
 Metric = Literal["requests", "tokens", "usd"]
 NANO = Decimal(1_000_000_000)
 
@@ -34,7 +34,8 @@ class Limit:
     """No more than so much in every window of time.
 
     Attributes:
-        scope: The kernel's own, or the person's over all kernels.
+        scope: The kernel's own, the person's over all kernels, the team's over all its people, or
+            that of one run over rows on several workers.
         metric: What is counted.
         cap: Requests, tokens, or nano-dollars.
         window: Seconds; None is as long as the scope lives (the kernel, or since a reset).
@@ -169,10 +170,18 @@ class Line:
 
 
 class Ledger(Protocol):
-    """One ledger for all kernels of a person. Every method raises StoreError where it cannot."""
+    """One ledger for all kernels of a person, or of a team.
+
+    Every method raises StoreError where it cannot; which limits are shared is in ``shared_limits``.
+
+    Attributes:
+        lease: Seconds that a hold outlives its last renewal where its process cannot be looked at.
+    """
+
+    lease: float
 
     def hold(self, claim: Claim, limits: Sequence[Limit]) -> Verdict:
-        """Holds a call's worst case if it fits all of these and the person's own limits."""
+        """Holds a call's worst case if it fits all of these and the shared limits."""
 
     def hold_many(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Verdict]:
         """Holds calls as if one after the other in this order, in one step."""
@@ -193,16 +202,18 @@ class Ledger(Protocol):
         """Whether a living process has an open hold for this key."""
 
     def renew(self) -> None:
-        """Prolongs the leases of this process's open holds; due every ``LEASE / 3`` seconds."""
+        """Prolongs the leases of this process's open holds; due every ``lease / 3`` seconds."""
 
     def standing(self, limits: Sequence[Limit]) -> list[tuple[Limit, int]]:
-        """What counts now against each of these limits, then against each of the person's own."""
+        """What counts now against each of these limits, then against each of the shared ones."""
 
-    def person_limits(self) -> list[Limit]:
-        """The limits with scope ``user`` that were set for all kernels."""
+    def shared_limits(self) -> list[Limit]:
+        """The limits of the person, and of the team, that were set for all kernels."""
 
-    def limit_person(self, metric: Metric, cap: int | None, window: float | None) -> None:
-        """Sets a limit for all of the person's kernels, or takes it away (cap None)."""
+    def limit_shared(
+        self, scope: Scope, metric: Metric, cap: int | None, window: float | None
+    ) -> None:
+        """Sets a limit for all kernels of the ``user`` or ``team``, or takes it away (cap None)."""
 
     def forgive(self, scope: Scope) -> None:
         """Lets what was used so far no longer count against this scope's limits."""
@@ -226,7 +237,7 @@ class Ledger(Protocol):
 
 
 LEASE = 60.0
-"""Seconds that a hold outlives its last renewal where its process cannot be looked at."""
+"""The ``lease`` of a ledger on disk."""
 
 
 def summed(lines: Sequence[Line]) -> Line:

@@ -629,11 +629,11 @@ def test_a_forgiveness_holds_when_the_clock_is_set_back(ledger, clock):
 
 def test_a_persons_limit_holds_for_every_kernel(make):
     one, two, other = make("k1"), make("k2"), make("k3", user="bob")
-    one.limit_person("usd", 100, 0.1)
-    one.limit_person("usd", 1000, None)
+    one.limit_shared("user", "usd", 100, 0.1)
+    one.limit_shared("user", "usd", 1000, None)
     limits = [Limit("user", "usd", 1000, None), Limit("user", "usd", 100, 0.1)]
-    assert two.person_limits() == limits
-    assert other.person_limits() == []
+    assert two.shared_limits() == limits
+    assert other.shared_limits() == []
     assert two.hold(Claim("a", Amount(1, 0, 60)), []) == "held"
     refused = one.hold(Claim("b", Amount(1, 0, 41)), [CALM])
     assert isinstance(refused, Full)
@@ -643,13 +643,30 @@ def test_a_persons_limit_holds_for_every_kernel(make):
 
 def test_a_persons_limit_is_changed_or_taken_away_by_metric_and_window(make):
     ledger = make()
-    ledger.limit_person("tokens", 10, 60.0)
-    ledger.limit_person("tokens", 99, None)
-    ledger.limit_person("tokens", 20, 60.0)
-    assert Limit("user", "tokens", 20, 60.0) in ledger.person_limits()
-    ledger.limit_person("tokens", None, 60.0)
-    ledger.limit_person("requests", None, 60.0)
-    assert make("k2").person_limits() == [Limit("user", "tokens", 99, None)]
+    ledger.limit_shared("user", "tokens", 10, 60.0)
+    ledger.limit_shared("user", "tokens", 99, None)
+    ledger.limit_shared("user", "tokens", 20, 60.0)
+    assert Limit("user", "tokens", 20, 60.0) in ledger.shared_limits()
+    ledger.limit_shared("user", "tokens", None, 60.0)
+    ledger.limit_shared("user", "requests", None, 60.0)
+    assert make("k2").shared_limits() == [Limit("user", "tokens", 99, None)]
+
+
+@pytest.mark.parametrize("scope", ["team", "run"])
+def test_what_a_file_cannot_count_is_refused_and_nothing_is_held(make, scope):
+    ledger = make()
+    others = Limit(scope, "requests", 1, 60.0)
+    for call in (
+        lambda: ledger.hold(Claim("a", ONE), [CALM, others]),
+        lambda: ledger.hold_many([Claim("a", ONE)], [others]),
+        lambda: ledger.standing([others]),
+        lambda: ledger.limit_shared(scope, "requests", 1, 60.0),
+        lambda: ledger.forgive(scope),
+    ):
+        with pytest.raises(StoreError, match=f"limit of a {scope}") as caught:
+            call()
+        assert "LLMMagic.store" in caught.value.fix
+    assert ledger.standing([CALM]) == [(CALM, 0)]
 
 
 # Usage
@@ -833,7 +850,7 @@ def test_a_locked_file_is_waited_for_and_then_told(make, path):
             lambda: ledger.sent("a"),
             ledger.renew,
             lambda: ledger.forgive("user"),
-            lambda: ledger.limit_person("tokens", 1, None),
+            lambda: ledger.limit_shared("user", "tokens", 1, None),
             lambda: ledger.usage("model"),
         ):
             error = refused(call)
@@ -1124,7 +1141,7 @@ def troubles(ledger: SqliteLedger, limits: list[Limit]) -> int:
 def test_flipped_bytes_end_in_an_answer_or_in_a_store_error(make, path, tmp_path):
     limits = [Limit("user", "tokens", 10**9, 3600.0), Limit("kernel", "usd", 10**9, None)]
     first = make()
-    first.limit_person("requests", 10**6, 60.0)
+    first.limit_shared("user", "requests", 10**6, 60.0)
     for number in range(40):
         first.hold(Claim(f"id {number}", Amount(1, 10, 10), key=f"key {number}"), limits)
         if number % 3:
@@ -1493,8 +1510,8 @@ class Ledgers(RuleBasedStateMachine):
         cap=st.sampled_from([None, 5, 200]),
         window=st.sampled_from([None, 3.0]),
     )
-    def limit_person(self, kernel, metric, cap, window):
-        self.ledgers[kernel].limit_person(metric, cap, window)
+    def limit_shared(self, kernel, metric, cap, window):
+        self.ledgers[kernel].limit_shared("user", metric, cap, window)
         self.model.person.pop((metric, window), None)
         if cap is not None:
             self.model.person[metric, window] = cap

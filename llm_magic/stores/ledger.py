@@ -36,7 +36,7 @@ from llm_magic.ledger import (
 from llm_magic.stores import ledger_rows as rows
 from llm_magic.stores import ledger_sums as sums
 from llm_magic.stores.ledger_batch import Batch, Scene
-from llm_magic.stores.ledger_counts import Counts
+from llm_magic.stores.ledger_counts import KNOWN, Counts, unknown
 from llm_magic.stores.ledger_file import LedgerFile
 from llm_magic.stores.ledger_pending import Pending, Taken
 
@@ -68,6 +68,9 @@ hook ran (``ledger_file``) is not this one's business."""
 class SqliteLedger(Ledger):
     """A ledger in a file that many processes share, or in memory for this one alone.
 
+    It keeps limits of a kernel and of a person. Those of a team or of a run over several machines
+    are refused, since it does not see what the others use.
+
     Args:
         path: The file, opened at first use; None keeps everything in memory.
         kernel: Whose rows the limits of scope ``kernel`` count: unique to one kernel's life.
@@ -77,6 +80,8 @@ class SqliteLedger(Ledger):
         busy_timeout: Most seconds that any method waits for other processes.
         trouble: Told, with a way to mend it, what could not be written yet and is kept in memory.
     """
+
+    lease = LEASE
 
     def __init__(
         self,
@@ -176,29 +181,43 @@ class SqliteLedger(Ledger):
         )
 
     def standing(self, limits: Sequence[Limit]) -> list[tuple[Limit, int]]:
-        """What counts now against each of these limits, then against each of the person's own."""
+        """What counts now against each of these limits, then against each of the shared ones."""
         if self._mine().pending or self._look_is_due():
             self._write(self._reap)
 
         return self._mine().file.read(lambda db: self._counts(db, limits).used())
 
-    def person_limits(self) -> list[Limit]:
-        """The limits with scope ``user`` that were set for all kernels."""
+    def shared_limits(self) -> list[Limit]:
+        """The limits of the person that were set for all kernels."""
         return self._mine().file.read(lambda db: rows.person_limits(db, self._user))
 
-    def limit_person(self, metric: Metric, cap: int | None, window: float | None) -> None:
+    def limit_shared(
+        self, scope: Scope, metric: Metric, cap: int | None, window: float | None
+    ) -> None:
         """Sets a limit for all of the person's kernels, or takes it away.
 
         Args:
+            scope: ``user``, the only one that is shared on disk.
             metric: What is counted. Metric and window together say which limit it is.
             cap: The limit, in place of an older one; None takes it away.
             window: Seconds; None is since the last ``forgive``.
+
+        Raises:
+            StoreError: The scope is another; or the file cannot be used.
         """
+        if scope != "user":
+            raise unknown(scope)
         whole = (self._user, metric, sums.length(window))
         self._write(lambda db: rows.limit_person(db, *whole, cap))
 
     def forgive(self, scope: Scope) -> None:
-        """Lets what was used so far no longer count; what is still open goes on counting."""
+        """Lets what was used so far no longer count; what is still open goes on counting.
+
+        Raises:
+            StoreError: The scope is that of a team or a run; or the file cannot be used.
+        """
+        if scope not in KNOWN:
+            raise unknown(scope)
         name = self._kernel if scope == "kernel" else self._user
         self._write(lambda db: sums.forgive(db, scope, name, self._now(db)))
 

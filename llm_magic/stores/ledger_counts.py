@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
+from llm_magic.errors import StoreError
 from llm_magic.ledger import Amount, Full, Limit, Metric, Scope
 from llm_magic.stores import ledger_rows as rows
 from llm_magic.stores import ledger_sums as sums
@@ -47,6 +48,8 @@ _IN_ORDER: dict[Scope, str] = {
     "user": """SELECT t, n, requests, tokens, nanos FROM calls
         WHERE user = ? AND (t, n) > (?, ?) ORDER BY t, n LIMIT ?""",
 }
+KNOWN: frozenset[Scope] = frozenset({"kernel", "user"})
+"""The scopes that one file can count."""
 _READ_AT_ONCE = 64
 _OPEN = "SELECT n FROM kept WHERE scope = ? AND name = ?"
 _STORE = """WITH new (scope, name, length, floor, requests, tokens, nanos) AS (VALUES #)
@@ -77,11 +80,16 @@ class Counts:
     Attributes:
         now: The present: the clock's, unless the file knows of a later moment.
         limits: All limits.
+
+    Raises:
+        StoreError: A limit is of a scope that a file cannot count.
     """
 
     def __init__(
         self, db: sqlite3.Connection, who: Who, limits: Sequence[Limit], clock: int
     ) -> None:
+        if other := next((each.scope for each in limits if each.scope not in KNOWN), None):
+            raise unknown(other)
         self._db = db
         self._who = who
         self._asked = limits
@@ -226,6 +234,15 @@ class Counts:
 
     def _pardon(self, window: sums.Window) -> int:
         return self._pardons.get(window.scope, sums.BEGINNING)
+
+
+def unknown(scope: Scope) -> StoreError:
+    """The error of a limit that this file cannot keep."""
+    return StoreError(
+        f"A ledger on disk cannot keep a limit of a {scope}: it does not see what others use. "
+        "Nothing was sent.",
+        fix='Name a Redis server that all use: %config LLMMagic.store = "redis://HOST:6379/0"',
+    )
 
 
 class _Leaving:
