@@ -43,11 +43,18 @@ class Desk:
 
     Args:
         settings: Read at every call, so that a change counts from the next one on.
+        kernel: The id of the kernel that a worker asks for; empty for a kernel's own.
+        user: Whose budget it is; empty for the person who is logged in.
+        run: The run over rows that a worker asks for; empty in a kernel.
     """
 
-    def __init__(self, settings: LLMMagic) -> None:
+    def __init__(
+        self, settings: LLMMagic, *, kernel: str = "", user: str = "", run: str = ""
+    ) -> None:
         self.settings = settings
-        self.kernel = uuid.uuid4().hex
+        self.kernel = kernel or uuid.uuid4().hex
+        self.user = user or person()
+        self.run = run
         self.flights = Flights()
         self.cassette: Cassette | None = None
         self.records = self.replays = False
@@ -196,7 +203,7 @@ class Desk:
             if self.settings.quota_strict:
                 raise
             self.trouble(f"{error.args[0]} Only this kernel's own calls are counted.", error.fix)
-        return SqliteLedger(path, kernel=self.kernel, user=person(), trouble=self.trouble)
+        return SqliteLedger(path, kernel=self.kernel, user=self.user, trouble=self.trouble)
 
     @property
     def prices(self) -> Prices:
