@@ -1,0 +1,348 @@
+"""The ledger in Redis: all kernels of a person or of a team keep their limits by it.
+
+Every change is one script, which Redis runs as one step and by its own clock; each is idempotent by
+the ids of its calls, so that what may have been done already can be done again. What they have in
+common is in ``common.lua``. A process that held something and died is found by whoever shares its
+machine at once, by others when its lease has run out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from llm_magic.stores.redis.server import Server
+
+from llm_magic import owner as owners
+from llm_magic.entries import Trouble
+from llm_magic.errors import StoreError
+from llm_magic.ledger import Claim, Full, Ledger, Limit, Line, Metric, Saved, Scope, Used, Verdict
+from llm_magic.stores.ledger_sums import seconds
+from llm_magic.stores.redis.keys import Keys
+from llm_magic.stores.redis.pending import Pending, lines
+from llm_magic.stores.redis.scripts import Scripts, micros, name, numbers, parts
+
+LEASE = 15.0
+"""Seconds that a hold outlives its last renewal where its process cannot be looked at."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks for dead processes, where nothing makes a look necessary."""
+
+
+class RedisLedger(Ledger):
+    """A ledger that many machines share.
+
+    Args:
+        server: The connection.
+        kernel: Whose calls the limits of scope ``kernel`` count: unique to one kernel's life.
+        user: Whose calls the limits of scope ``user`` count.
+        team: Likewise for ``team``; empty for no team.
+        run: Likewise for ``run``, a run over rows on several workers.
+        space: Whose answers are shared: equal calls are one flight within it.
+        owner: Who holds; by default this process.
+        clock: The time in nanoseconds since 1970; by default the server's.
+        trouble: Told, with a way to mend it, what could not be written yet and is kept in memory.
+    """
+
+    lease = LEASE
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        kernel: str,
+        user: str,
+        team: str = "",
+        run: str = "",
+        space: str = "",
+        owner: owners.Owner | None = None,
+        clock: Callable[[], int] | None = None,
+        trouble: Trouble | None = None,
+    ) -> None:
+        self._server = server
+        self._keys = Keys(kernel, user, team, run)
+        self._scripts = Scripts(server, self._keys, clock)
+        self._space = space
+        self._trouble = trouble
+        self._begin(owner or owners.current())
+
+    def _begin(self, owner: owners.Owner) -> None:
+        """Starts with nothing pending, as a forked process does."""
+        self._pid = os.getpid()
+        self._owner = str(owner)
+        self._pending = Pending(self._scripts, self._owner)
+        self._looked = float("-inf")
+
+    def hold(self, claim: Claim, limits: Sequence[Limit]) -> Verdict:
+        """Holds a call's worst case if it fits all of these and the shared limits.
+
+        Args:
+            claim: What is asked for. Under an id whose call was voided, it is asked for anew.
+            limits: Limits beside the shared ones.
+
+        Raises:
+            StoreError: Redis cannot be used; nothing is held.
+        """
+        return self.hold_many([claim], limits)[0]
+
+    def hold_many(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Verdict]:
+        """Holds calls as if one after the other, 64 of them in one step.
+
+        Args:
+            claims: What is asked for; each is checked against what those before it took.
+            limits: Limits beside the shared ones.
+
+        Raises:
+            StoreError: Redis cannot be used, or may evict what is held; nothing is held.
+        """
+        verdicts: list[Verdict] = []
+        try:
+            self._be_ready()
+            for part in parts(claims):
+                verdicts += self._hold(part, limits)
+        except StoreError:
+            # It may have been done all the same, or be done later: by a frozen server that wakes.
+            self._pending.add((each.id, None) for each in claims)
+            raise
+        return verdicts
+
+    def sent(self, id: str) -> None:  # noqa: A002
+        """The request is about to be sent: from now on it may be counted.
+
+        Raises:
+            StoreError: Redis cannot be used; or it knows nothing of the hold any more. Nothing may
+                be sent then.
+        """
+        state = self._scripts.plain("sent")([self._keys.call(id)], [])
+        if state in (b"", b"void", b"gone"):
+            raise StoreError(
+                "This call's hold was given up, since its process seemed dead or Redis has lost "
+                "it; nothing was sent.",
+                fix="Run the cell again",
+            )
+
+    def settle(self, id: str, used: Used) -> None:  # noqa: A002
+        """Books what a call used; what cannot be written now is written with the next write."""
+        self.settle_many([(id, used)])
+
+    def void(self, id: str) -> None:  # noqa: A002
+        """Frees a hold that came to nothing; what cannot be written now follows later."""
+        self.settle_many([(id, None)])
+
+    def settle_many(self, uses: Sequence[tuple[str, Used | None]]) -> None:
+        """Books what calls used, or frees their holds (None).
+
+        What cannot be written now is written with the next write.
+        """
+        self._mine()
+        self._pending.add(uses)
+        self._try_to_write()
+
+    def flying(self, key: str) -> bool:
+        """Whether a living process has an open hold for this key."""
+        found = self._scripts.run("flying", {}, self._flight(key), scopes=())
+        return bool(found) and not _is_dead(found[1])
+
+    def renew(self) -> None:
+        """Prolongs the lease of this process."""
+        self._be_ready()
+        header = {"owner": self._owner, "lease": micros(LEASE)}
+        self._scripts.run("renew", header, scopes=())
+
+    def standing(self, limits: Sequence[Limit]) -> list[tuple[Limit, int]]:
+        """What counts now against each of these limits, then against each of the shared ones."""
+        self._be_ready()
+        header, keys = self._scripts.limited(limits)
+        found = self._scripts.run("standing", header, keys=keys, before=("limits",))
+        known = list(limits)
+        return [
+            (known[place] if place < len(known) else self._scripts.limit_of(*limit), int(used))
+            for place, (*limit, used) in enumerate(found)
+        ]
+
+    def shared_limits(self) -> list[Limit]:
+        """The limits of the person, and of the team, that were set for all kernels."""
+        return [limit for limit, _ in self.standing([])]
+
+    def limit_shared(
+        self, scope: Scope, metric: Metric, cap: int | None, window: float | None
+    ) -> None:
+        """Sets a limit for all kernels of the user or team, or takes it away.
+
+        Args:
+            scope: ``user`` or ``team``.
+            metric: What is counted. Scope, metric and window together say which limit it is.
+            cap: The limit, in place of an older one; None takes it away.
+            window: Seconds; None is since the last ``forgive``.
+        """
+        _, number, length, amount = self._scripts.limit(Limit(scope, metric, cap or 0, window))
+        arguments = [f"{number} {length}", "" if cap is None else str(amount)]
+        self._scripts.plain("limit")([self._keys.of(scope, "limits")], arguments)
+
+    def forgive(self, scope: Scope) -> None:
+        """Lets what was used so far no longer count; what is still open goes on counting."""
+        self._be_ready()
+        self._scripts.run("forgive", {}, scopes=(scope,))
+
+    def saved(self, saved: Saved) -> None:
+        """Notes a free answer."""
+        self.saved_many([saved])
+
+    def saved_many(self, saved: Sequence[Saved]) -> None:
+        """Notes free answers; what cannot be written now is written with the next write."""
+        self._mine()
+        self._pending.note(saved)
+        self._try_to_write()
+
+    def usage(
+        self, by: Literal["model", "day", "cell"], *, kernel_only: bool = False
+    ) -> list[Line]:
+        """Sums by model, day or cell, the largest spending first (days: the newest first).
+
+        Calls on their way are not in them; by cell there are only this kernel's.
+        """
+        self._be_ready()
+        self._look()
+        key = self._keys.usage[kernel_only or by == "cell"]
+        found = self._server.do(lambda client: client.hgetall(key))
+        return lines(found, by)
+
+    def reset_file(self) -> None:
+        """Removes what is damaged of this kernel's, person's and team's counts.
+
+        Raises:
+            StoreError: Redis cannot be used.
+        """
+        keys = self._keys
+        shared = [keys.of(scope, "limits") for scope in keys.shared]
+        every = [*keys.common, *keys.counts(keys.scopes), *keys.usage, *shared]
+        self._server.do(lambda client: client.delete(*every))
+
+    def close(self) -> None:
+        """Writes what is pending and lets go of the connection; a later use opens it again."""
+        self._mine()
+        try:
+            self._pending.write()
+        finally:
+            self._server.close()
+
+    def _hold(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Verdict]:
+        replies = self._claim(claims, limits)
+        doubtful = [place for place, reply in enumerate(replies) if _is_in_doubt(reply)]
+        if doubtful and self._look():
+            anew = self._claim([claims[place] for place in doubtful], limits)
+            for place, reply in zip(doubtful, anew, strict=True):
+                replies[place] = reply
+        return [self._verdict(reply, limits) for reply in replies]
+
+    def _claim(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Any]:
+        header, keys = self._scripts.limited(limits)
+        header |= {
+            "owner": self._owner,
+            "open": json.dumps([self._owner, self._keys.names]),
+            "lease": micros(LEASE),
+            "day": self._scripts.today(),
+        }
+        calls = [
+            (
+                each.id,
+                self._flight(each.key) if each.key else "",
+                numbers(each.worst),
+                name(each.model),
+                name(each.cell),
+                each.sent,
+            )
+            for each in claims
+        ]
+        replies: list[Any] = self._scripts.of_calls(
+            "hold", header, calls, keys=keys, before=("limits",)
+        )
+        if any(reply[0] == b"gone" for reply in replies):
+            raise StoreError(
+                "This call was given up while Redis did not answer; nothing was sent.",
+                fix="Run the cell again",
+            )
+        return replies
+
+    def _verdict(self, reply: Any, limits: Sequence[Limit]) -> Verdict:
+        if reply[0] != b"full":
+            return "flying" if reply[0] == b"flying" else "held"
+        *which, used, asked, moment = reply[1:]
+        told = tuple(map(int, which))
+        limit = next((each for each in limits if self._scripts.limit(each) == told), None)
+        limit = limit or self._scripts.limit_of(*told)
+        return Full(limit, int(used), int(asked), seconds(int(moment) * 1000) if moment else None)
+
+    def _be_ready(self) -> None:
+        """Writes what is pending, and looks for the dead from time to time.
+
+        Raises:
+            StoreError: Redis cannot be used, or may evict what is counted.
+        """
+        self._mine()
+        if policy := self._server.evicts():
+            raise StoreError(
+                f"The Redis at {self._server.place} may throw the quota's keys away when it is "
+                f"full (maxmemory-policy {policy}); nothing was sent.",
+                fix="Let it refuse instead: redis-cli CONFIG SET maxmemory-policy noeviction",
+            )
+        self._pending.write()
+        if time.monotonic() - self._looked >= LOOK_EVERY:
+            self._look()
+
+    def _look(self) -> int:
+        """Closes the calls of dead processes; gives how many."""
+        self._looked = time.monotonic()
+        dead: dict[str, bool] = {}
+        for owner, lapsed in self._scripts.run("look", {}, scopes=()):
+            alive = owners.alive(owner.decode())
+            if alive is False or (alive is None and lapsed):
+                dead[owner.decode()] = alive is False
+        return self._reap(dead) if dead else 0
+
+    def _reap(self, dead: dict[str, bool]) -> int:
+        """Closes the open calls of these processes, of which is said whether that is certain."""
+        groups: dict[str, list[str]] = {json.dumps([each, self._keys.names]): [] for each in dead}
+        open_ = self._server.do(lambda client: client.hgetall(self._keys.common[0]))
+        for id_, about in open_.items():
+            if json.loads(about)[0] in dead:
+                groups.setdefault(about.decode(), []).append(id_.decode())
+        closed = 0
+        for about, ids in groups.items():
+            owner, names = json.loads(about)
+            header = {"owner": owner, "dead": dead[owner]}
+            of = Keys(**names)
+            # Also one without calls: its lease goes.
+            for part in parts(ids) if ids else [()]:
+                calls = [(id_,) for id_ in part]
+                closed += self._scripts.of_calls("reap", header, calls, of=of, keys=of.usage)
+        return closed
+
+    def _try_to_write(self) -> None:
+        try:
+            self._pending.write()
+        except StoreError as error:
+            if self._trouble is not None:
+                self._trouble(str(error.args[0]), error.fix)
+
+    def _flight(self, key: str) -> str:
+        return f"{self._space}:{key}"
+
+    def _mine(self) -> None:
+        if self._pid != os.getpid():
+            self._begin(owners.current())
+
+
+def _is_in_doubt(reply: Any) -> bool:
+    """Whether a look for dead processes may change a verdict."""
+    if reply[0] == b"flying":
+        return _is_dead(reply[2])
+    return bool(reply[0] == b"full")
+
+
+def _is_dead(owner: bytes) -> bool:
+    """Whether a process is dead for certain, though its lease has not run out."""
+    return owners.alive(owner.decode()) is False

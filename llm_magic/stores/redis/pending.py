@@ -1,0 +1,105 @@
+"""What a process still has to write into Redis: bookings and free answers.
+
+A booking is late when Redis could not be asked in its time. It stays here, and goes with the next
+write that succeeds; each may be written twice without harm.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from llm_magic.ledger import Amount, Line, Saved, Used
+from llm_magic.stores.ledger_rows import kept
+from llm_magic.stores.redis.scripts import AT_ONCE, Scripts, booked, name
+
+_LINE = {
+    "requests": "requests",
+    "input": "input_tokens",
+    "output": "output_tokens",
+    "cached": "cached_tokens",
+    **{name: name for name in ("nanos", "unpriced", "hits", "saved_tokens", "saved_nanos")},
+}
+
+
+class Pending:
+    """What is pending in one process, from several threads.
+
+    Args:
+        scripts: How it is written.
+        owner: Who writes.
+    """
+
+    def __init__(self, scripts: Scripts, owner: str) -> None:
+        self._scripts = scripts
+        self._owner = owner
+        self._lock = threading.RLock()
+        self._late: list[tuple[str, Used | None]] = []
+        self._batch = uuid.uuid4().hex
+        self._hits: Counter[tuple[str, str, str, str]] = Counter()
+        self._noting: Counter[tuple[str, str, str, str]] = Counter()
+
+    def add(self, uses: Iterable[tuple[str, Used | None]]) -> None:
+        """Remembers what calls came to."""
+        with self._lock:
+            self._late += uses
+
+    def note(self, saved: Sequence[Saved]) -> None:
+        """Remembers free answers."""
+        today = self._scripts.today()
+        with self._lock:
+            for each in saved:
+                line = (today, name(each.model), name(each.cell))
+                amount = kept(Amount(1, each.tokens, each.nanos))
+                self._hits[*line, "hits"] += 1
+                self._hits[*line, "tokens"] += amount.tokens
+                self._hits[*line, "nanos"] += amount.nanos
+
+    def write(self) -> None:
+        """Writes everything.
+
+        Raises:
+            StoreError: Redis cannot be used; what is not written stays.
+        """
+        with self._lock:
+            while self._late:
+                self._settle(part := self._late[:AT_ONCE])
+                del self._late[: len(part)]
+            while self._noting or self._hits:
+                if not self._noting:
+                    # A batch has one name until it is written: what comes meanwhile is another.
+                    self._noting, self._hits = self._hits, Counter()
+                    self._batch = uuid.uuid4().hex
+                self._note()
+                self._noting = Counter()
+
+    def _settle(self, uses: Sequence[tuple[str, Used | None]]) -> None:
+        header = {"owner": self._owner, "day": self._scripts.today()}
+        calls = [(id_, booked(used)) for id_, used in uses]
+        self._scripts.of_calls("settle", header, calls, keys=self._scripts.keys.usage)
+
+    def _note(self) -> None:
+        keys = self._scripts.keys
+        lines = dict.fromkeys(key[:3] for key in self._noting)
+        asked = [
+            (*line, *(self._noting[*line, metric] for metric in ("hits", "tokens", "nanos")))
+            for line in lines
+        ]
+        self._scripts.run(
+            "saved", {}, asked, scopes=(), keys=[*keys.usage, keys.batch(self._batch)]
+        )
+
+
+def lines(found: dict[bytes, bytes], by: str) -> list[Line]:
+    """Lines of usage from what is stored, by model, day or cell."""
+    place = ("day", "model", "cell").index(by)
+    sums: dict[str, Counter[str]] = {}
+    for field, amount in found.items():
+        *line, metric = field.decode().split("\x1f")
+        sums.setdefault(line[place], Counter())[_LINE[metric]] += int(amount)
+    made = [Line(name, **numbers) for name, numbers in sorted(sums.items())]
+    if by == "day":
+        return made[::-1]
+    return sorted(made, key=lambda line: (-line.nanos, -line.requests))
