@@ -12,7 +12,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from llm_magic.booking import Quota
@@ -27,10 +26,11 @@ from llm_magic.errors import (
     StoreWarning,
 )
 from llm_magic.flight import Flights
-from llm_magic.ledger import Ledger, Limit, Metric, Saved, dollars, nanos
+from llm_magic.ledger import Limit, Metric, Saved, dollars, nanos
 from llm_magic.prices import Prices
 from llm_magic.settings import LLMMagic
 from llm_magic.shelf import Shelf
+from llm_magic.storage import open_cache, open_ledger
 from llm_magic.types import Request, Response, Wish
 from llm_magic.units import seconds, usd
 
@@ -147,63 +147,44 @@ class Desk:
 
     @property
     def cache(self) -> Cache:
-        """The cache of the folder and size that are set."""
+        """The cache that is set."""
         settings = self.settings
-        made_for = (settings.cache_dir, settings.cache_size)
+        made_for = (settings.cache_dir, settings.cache_size, *self._place, settings.cache_ttl)
         if self._cache is None or self._cache[0] != made_for:
             with self._lock:
                 if self._cache is None or self._cache[0] != made_for:
                     if self._cache:
                         self._cache[1].close()
-                    self._cache = made_for, self._open_cache()
+                    self._cache = made_for, open_cache(settings, self.user, self.trouble)
         return self._cache[1]
-
-    def _open_cache(self) -> Cache:
-        size = self.settings.cache_size
-        if not size:
-            from llm_magic.stores.memory import MemoryCache
-
-            return MemoryCache(0)
-        from llm_magic.stores.disk import DiskCache
-
-        return DiskCache(
-            _folder(self.settings.cache_dir, "cache"), limit=size, trouble=self.trouble
-        )
 
     @property
     def quota(self) -> Quota:
-        """The ledger of the folder that is set.
+        """The ledger that is set.
 
         Raises:
             StoreError: It cannot be used, and the settings are strict.
         """
-        made_for = (self.settings.ledger_dir, self.settings.quota_strict)
+        made_for = (self.settings.ledger_dir, self.settings.quota_strict, *self._place)
         with self._lock:
             if self._quota is None or self._quota[0] != made_for:
                 if self._executor is None:
                     self._executor = ThreadPoolExecutor(1, "llm_magic ledger")
-                quota = Quota(self._open_ledger(), self._executor, self.trouble)
-                self._quota = made_for, quota
+                ledger = open_ledger(
+                    self.settings,
+                    kernel=self.kernel,
+                    user=self.user,
+                    run=self.run,
+                    trouble=self.trouble,
+                )
+                self._quota = made_for, Quota(ledger, self._executor, self.trouble)
             return self._quota[1]
 
-    def _open_ledger(self) -> Ledger:
-        from llm_magic.stores.folder import usable_folder
-        from llm_magic.stores.ledger import SqliteLedger
-
-        path: Path | None = None
-        try:
-            folder, why = usable_folder(_folder(self.settings.ledger_dir, "ledger"), "ledger")
-            path = folder / "ledger.db"
-            if why:
-                self.trouble(
-                    f"{why} usage is counted in {folder}, for this machine alone.",
-                    'Choose a local folder: %config LLMMagic.ledger_dir = "..."',
-                )
-        except StoreError as error:
-            if self.settings.quota_strict:
-                raise
-            self.trouble(f"{error.args[0]} Only this kernel's own calls are counted.", error.fix)
-        return SqliteLedger(path, kernel=self.kernel, user=self.user, trouble=self.trouble)
+    @property
+    def _place(self) -> tuple[Any, ...]:
+        """What says where the stores are, and whose."""
+        settings = self.settings
+        return settings.store, settings.store_scope, settings.team, self.user
 
     @property
     def prices(self) -> Prices:
@@ -303,17 +284,6 @@ def _fitting(request: Request, found: Response | None, *, replays: bool = False)
             fix="Record it anew: run the cell with LLM_MAGIC_MODE=live",
             text=found.text,
         ) from None
-
-
-def _folder(chosen: str, kind: str) -> Path:
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    import platformdirs
-
-    if kind == "cache":
-        return Path(platformdirs.user_cache_dir("llm_magic", appauthor=False))
-    # Not beside the cache: whoever clears a cache must not clear what was spent.
-    return Path(platformdirs.user_state_dir("llm_magic", appauthor=False))
 
 
 def person(environment: Mapping[str, str] = os.environ) -> str:
