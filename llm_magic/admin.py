@@ -40,9 +40,10 @@ class AdminMagics(Magics):
     )
     @argument(
         "--scope",
-        choices=["kernel", "user"],
+        choices=["kernel", "user", "team"],
         default="kernel",
-        help="This kernel, or you: all your kernels, until you change it.",
+        help="This kernel; or you: all your kernels, until you change it; or your team: all who "
+        "share its Redis server.",
     )
     @argument("--reset", action="store_true", help="What was used so far no longer counts.")
     @line_magic
@@ -54,6 +55,7 @@ class AdminMagics(Magics):
             %llm_quota
             %llm_quota --usd 2 --per kernel
             %llm_quota --usd 5 --per 1d --scope user
+            %llm_quota --usd 20 --per 1d --scope team
         """
         from llm_magic import control
 
@@ -91,7 +93,7 @@ class AdminMagics(Magics):
     @argument("--unused", metavar="SPAN", default="30d", help="For prune: not used for so long.")
     @line_magic
     def llm_cache(self, line: str) -> Table:
-        """The answers that are kept on disk."""
+        """The answers that are kept: on disk, or in the team's Redis server."""
         from llm_magic import control
 
         chosen = line_options.parse_words(self.llm_cache.parser, line)

@@ -253,7 +253,7 @@ def quota(
     tokens: int | Literal["none"] | None = None,
     usd: float | Decimal | Literal["none"] | None = None,
     per: float | str | None = None,
-    scope: Literal["kernel", "user"] = "kernel",
+    scope: Literal["kernel", "user", "team"] = "kernel",
     reset: bool = False,
 ) -> Table:
     """Sets limits where they are given, and shows where all stand.
@@ -263,12 +263,13 @@ def quota(
         tokens: Most tokens, in and out.
         usd: Most USD.
         per: Seconds, a span such as ``"1h"``, or ``"kernel"`` for as long as the kernel runs; None
-            is the setting ``quota_window``, for ``scope="user"`` a day.
-        scope: This kernel, or you: all your kernels, until it is changed.
+            is the setting ``quota_window``, for ``scope="user"`` and ``"team"`` a day.
+        scope: This kernel; or you: all your kernels, until it is changed; or your team: all who
+            share its Redis server.
         reset: What was used so far no longer counts.
 
     Raises:
-        PromptError: A number or a span of time is none.
+        PromptError: A number or a span of time is none; or there is no team.
         StoreError: The ledger cannot be written.
     """
     return control.limit(

@@ -94,6 +94,9 @@ class Quota:
         ledger: Where it is written.
         executor: One thread: what is done first is written first, and waits for no loop.
         trouble: Told what is worked around.
+
+    Attributes:
+        in_usd: Whether a limit in USD held when the last call asked, a shared one for example.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Quota:
         self.ledger = ledger
         self._executor = executor
         self._trouble = trouble
+        self.in_usd = False
         self._open: set[Hold] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._next: _Turn | None = None
@@ -236,6 +240,7 @@ class Quota:
         terms = group[0].hold.terms
         try:
             standing = self.ledger.standing(terms.limits)
+            self.in_usd = any(limit.metric == "usd" for limit, _ in standing)
             told, fitting = _bounded(group, standing)
             claims = [
                 each.hold.claim(each.print_.key if each.shelf.shared else None) for each in fitting
@@ -248,7 +253,7 @@ class Quota:
                 each.hold.release()
             if isinstance(verdict, Full):
                 each.hold.refused = True
-                told.append((each.future, refusal(verdict)))
+                told.append((each.future, refusal(verdict, terms.team)))
             else:
                 hold = each.hold if verdict == "held" else None
                 told.append((each.future, Granted(hold, found)))

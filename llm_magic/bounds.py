@@ -71,6 +71,7 @@ class Terms:
         strict: Whether nothing is asked when the ledger cannot be written.
         cell: The cell that asks; empty outside of a notebook.
         purse: What the calls of its run may spend together.
+        team: The name of the team whose limits are among them; empty where there is none.
     """
 
     limits: Sequence[Limit] = ()
@@ -79,6 +80,7 @@ class Terms:
     strict: bool = True
     cell: str = ""
     purse: Purse | None = None
+    team: str = ""
 
     @property
     def most(self) -> Decimal | None:
@@ -264,24 +266,27 @@ def shown(metric: Metric, amount: int, *, bare: bool = False) -> str:
     return f"{amount:,}" if bare else f"{amount:,} {name}"
 
 
-def refusal(full: Full) -> QuotaExceeded:
-    """The error of a claim that does not fit."""
+def refusal(full: Full, team: str = "") -> QuotaExceeded:
+    """The error of a claim that does not fit.
+
+    Args:
+        full: Why it was not granted.
+        team: The name of the team that a limit of scope ``team`` is for.
+    """
     limit, metric = full.limit, full.limit.metric
-    whose = "This kernel" if limit.scope == "kernel" else "You"
-    has = "has" if limit.scope == "kernel" else "have"
     time = f"in {span(limit.window)}" if limit.window else "since it started"
     cap = dollars(limit.cap) if metric == "usd" else limit.cap
     more = max(2 * limit.cap, full.used + full.asked)
     enough = f"{dollars(more):f}" if metric == "usd" else str(more)
     shorter = "" if metric == "requests" else "Ask for a shorter answer (--max-tokens N), or raise"
-    per = "kernel" if limit.window is None else span(limit.window).replace(" ", "")
-    scope = f" --per {per}" + ("" if limit.scope == "kernel" else " --scope user")
     wait = f"It fits again at {clock(full.retry_at)}. " if full.retry_at else ""
-    asks = f", and this call can come to {shown(metric, full.asked)}"
+    asks = (
+        "" if metric == "requests" else f", and this call can come to {shown(metric, full.asked)}"
+    )
     return QuotaExceeded(
-        f"{whose} {has} used {shown(metric, full.used, bare=True)} of {shown(metric, limit.cap)} "
-        f"{time}{'' if metric == 'requests' else asks}; nothing was sent.",
-        fix=f"{wait}{shorter or 'Raise'} the limit: %llm_quota --{metric} {enough}{scope}",
+        f"{_who_has(limit, team)} used {shown(metric, full.used, bare=True)} of "
+        f"{shown(metric, limit.cap)} {time}{asks}; nothing was sent.",
+        fix=f"{wait}{shorter or 'Raise'} the limit: {_command(limit, enough)}",
         scope=limit.scope,
         metric=metric,
         cap=cap,
@@ -289,3 +294,24 @@ def refusal(full: Full) -> QuotaExceeded:
         asked=dollars(full.asked) if metric == "usd" else full.asked,
         retry_at=full.retry_at,
     )
+
+
+def _who_has(limit: Limit, team: str) -> str:
+    match limit.scope:
+        case "kernel":
+            return "This kernel has"
+        case "team":
+            return f"Team {team} has" if team else "The team has"
+        case "run":
+            return "This run has"
+        case _:
+            return "You have"
+
+
+def _command(limit: Limit, enough: str) -> str:
+    """What to type for another cap: of the setting that says the limit, if one does."""
+    if limit.command:
+        return limit.command.format(enough)
+    per = "kernel" if limit.window is None else span(limit.window).replace(" ", "")
+    scope = "" if limit.scope == "kernel" else f" --scope {limit.scope}"
+    return f"%llm_quota --{limit.metric} {enough} --per {per}{scope}"

@@ -149,6 +149,6 @@ def _finish(
 
 def _status(session: Session, response: Response, *notes: str) -> str:
     """The line with an answer: with what is left of a budget, and notes."""
-    limited = any(limit.metric == "usd" for limit in session.desk.limits())
-    parts = [response.status(), session.desk.budget() if limited else "", *notes]
+    desk = session.desk
+    parts = [response.status(), desk.budget() if desk.in_usd else "", *notes]
     return " · ".join(part for part in parts if part)

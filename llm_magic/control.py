@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_magic.cassette import Cassette
-from llm_magic.desk import Desk, person
+from llm_magic.desk import Desk
 from llm_magic.entries import Row, describe
 from llm_magic.errors import PromptError, StoreError
 from llm_magic.ledger import Ledger, Limit, Line, Metric, Scope, dollars, nanos, summed
@@ -36,9 +36,11 @@ def limit(
     """Sets limits, and shows where they stand.
 
     Raises:
-        PromptError: A number or a span of time is none.
+        PromptError: A number or a span of time is none; or there is no team.
         StoreError: The ledger cannot be written.
     """
+    if scope == "team":
+        desk.need_team("A limit per team")
     given: dict[Metric, Any] = {"requests": requests, "tokens": tokens, "usd": usd}
     wanted = {name: _cap(name, cap) for name, cap in given.items() if cap is not None}
     window = _window(desk, per, scope)
@@ -80,12 +82,13 @@ def _cap(metric: Metric, text: Any) -> int | None:
 
 
 def _window(desk: Desk, per: float | str | None, scope: Scope) -> float | None:
-    text = per if per is not None else ("1d" if scope == "user" else desk.settings.quota_window)
+    text = per if per is not None else (desk.settings.quota_window if scope == "kernel" else "1d")
     if text in ("kernel", "session"):
-        if scope == "user":
+        if scope != "kernel":
+            whose = "you over all kernels" if scope == "user" else "the team"
             raise PromptError(
-                "A limit for you over all kernels cannot be per kernel; nothing was changed.",
-                fix="Name a time: %llm_quota --scope user --per 1d ...",
+                f"A limit for {whose} cannot be per kernel; nothing was changed.",
+                fix=f"Name a time: %llm_quota --scope {scope} --per 1d ...",
             )
         return None
     try:
@@ -112,22 +115,35 @@ def standing(desk: Desk) -> Table:
     """Every limit, and what counts against it now.
 
     Raises:
+        PromptError: A team's limit has no server.
         StoreError: The ledger cannot be read.
     """
+    desk.check_sharing()
     quota = desk.quota
     lines = desk.now(quota.ledger.standing, desk.limits())
-    rows = [_standing_row(*line) for line in lines]
+    rows = [_standing_row(desk, *line) for line in lines]
     note = "" if rows else "No limit is set. Set one: %llm_quota --usd 2 --per 1d"
     return Table(("limit", "whose", " used", " of", " left", ""), rows, note=note)
 
 
-def _standing_row(limit: Limit, used: int) -> tuple[str, ...]:
-    whose = "this kernel" if limit.scope == "kernel" else f"{person()}, all kernels"
+def _standing_row(desk: Desk, limit: Limit, used: int) -> tuple[str, ...]:
     name = limit.metric.upper() if limit.metric == "usd" else limit.metric
     when = f"in {span(limit.window)}" if limit.window else "since the kernel started"
     numbers = (used, limit.cap, max(0, limit.cap - used))
     texts = [usd(dollars(n)) if limit.metric == "usd" else f"{n:,}" for n in numbers]
-    return f"{name} {when}", whose, *texts, bar(used, limit.cap)
+    return f"{name} {when}", _whose(desk, limit.scope), *texts, bar(used, limit.cap)
+
+
+def _whose(desk: Desk, scope: Scope) -> str:
+    match scope:
+        case "kernel":
+            return "this kernel"
+        case "team":
+            return f"team {desk.settings.team}"
+        case "run":
+            return "this run"
+        case _:
+            return f"you ({desk.user}), all kernels"
 
 
 def lines(desk: Desk, by: By) -> list[Line]:
@@ -196,6 +212,7 @@ class CacheControl:
     """The cache of answers, from Python: ``llm_magic.cache()``."""
 
     def __init__(self, desk: Desk) -> None:
+        desk.check_sharing()
         self._desk = desk
 
     def __repr__(self) -> str:
@@ -222,8 +239,8 @@ class CacheControl:
         return Table(("prompt", "model", " tokens", " cost", " came", " used"), rows, note=note)
 
     def clear(self) -> Table:
-        """Forgets every answer."""
-        return _removed(self._desk.cache.drop())
+        """Forgets every answer; those of the team where it shares them."""
+        return self._removed(self._desk.cache.drop())
 
     def prune(self, unused: float | str = _UNUSED) -> Table:
         """Forgets the answers that were not used for long.
@@ -238,11 +255,12 @@ class CacheControl:
             length = seconds(unused)
         except ValueError as error:
             raise PromptError(f"{error}; nothing was removed.") from None
-        return _removed(self._desk.cache.drop(time.time() - length))
+        return self._removed(self._desk.cache.drop(time.time() - length))
 
-
-def _removed(count: int) -> Table:
-    return Table((), (), note=f"{_answers(count)} removed.")
+    def _removed(self, count: int) -> Table:
+        settings = self._desk.settings
+        whose = f" of team {settings.team}" if settings.store_scope == "team" else ""
+        return Table((), (), note=f"{_answers(count)}{whose} removed.")
 
 
 def _listed(row: Row) -> tuple[str, ...] | None:

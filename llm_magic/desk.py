@@ -14,12 +14,14 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from llm_magic import limits as spoken
 from llm_magic.booking import Quota
 from llm_magic.bounds import Terms, Worst, worst_case
 from llm_magic.cassette import Cassette
 from llm_magic.entries import Cache, fingerprint
 from llm_magic.errors import (
     InvalidAnswer,
+    PromptError,
     QuotaExceeded,
     ReplayMissing,
     StoreError,
@@ -44,7 +46,7 @@ class Desk:
     Args:
         settings: Read at every call, so that a change counts from the next one on.
         kernel: The id of the kernel that a worker asks for; empty for a kernel's own.
-        user: Whose budget it is; empty for the person who is logged in.
+        user: Whose budget it is; empty for the person who is logged in, or is set.
         run: The run over rows that a worker asks for; empty in a kernel.
     """
 
@@ -53,7 +55,7 @@ class Desk:
     ) -> None:
         self.settings = settings
         self.kernel = kernel or uuid.uuid4().hex
-        self.user = user or person()
+        self._user = user
         self.run = run
         self.flights = Flights()
         self.cassette: Cassette | None = None
@@ -68,9 +70,19 @@ class Desk:
         self._told: set[str] = set()
         self._lock = threading.RLock()
 
+    @property
+    def user(self) -> str:
+        """Whose budget it is."""
+        return self._user or person(user=self.settings.user)
+
     def shelf(self, wish: Wish) -> Shelf:
-        """The stores as a call may use them."""
+        """The stores as a call may use them.
+
+        Raises:
+            PromptError: What is shared has no server, or no team.
+        """
         settings = self.settings
+        self.check_sharing()
         return Shelf(
             cache=self.cache,
             trouble=self.trouble,
@@ -86,9 +98,51 @@ class Desk:
         """What a call may spend.
 
         Raises:
-            PromptError: The table of prices is not one.
+            PromptError: The table of prices is not one; or a team's limit has no server.
         """
-        return Terms(self.limits(), self.prices, wish.max_cost, self.settings.quota_strict, cell)
+        settings = self.settings
+        self.check_sharing()
+        return Terms(
+            self.limits(),
+            self.prices,
+            wish.max_cost,
+            settings.quota_strict,
+            cell,
+            team=settings.team,
+        )
+
+    def check_sharing(self) -> None:
+        """Says what is missing where answers or limits are the team's.
+
+        Raises:
+            PromptError: There is no server that the team shares, or no name of a team.
+        """
+        settings = self.settings
+        if settings.store_scope == "team":
+            self.need_team("A cache that the team shares")
+        if settings.limits and any(each.scope == "team" for each in spoken.read(settings.limits)):
+            self.need_team("A limit per team")
+
+    def need_team(self, what: str) -> None:
+        """Refuses what is the team's where there is none.
+
+        Args:
+            what: What needs one, as the first words of the error.
+
+        Raises:
+            PromptError: There is no server that the team shares, or no name of a team.
+        """
+        missing = []
+        if self.settings.store == "disk":
+            missing.append(("a Redis server", '%config LLMMagic.store = "redis://HOST:6379/0"'))
+        if not self.settings.team:
+            missing.append(("the team's name", '%config LLMMagic.team = "NAME"'))
+        if missing:
+            raise PromptError(
+                f"{what} needs {' and '.join(name for name, _ in missing)}; nothing was sent.",
+                fix=f"Set {'both' if missing[1:] else 'it'}: "
+                + " and ".join(command for _, command in missing),
+            )
 
     def find(self, request: Request, wish: Wish, cell: str) -> Response | None:
         """The stored answer of a request, before anything is built to ask with.
@@ -217,8 +271,16 @@ class Desk:
         ]
         if settings.user_usd_per_day is not None:
             cap = nanos(Decimal(str(settings.user_usd_per_day)))
-            limits.append(Limit("user", "usd", cap, _DAY))
-        return limits
+            command = "%config LLMMagic.user_usd_per_day = {}"
+            limits.append(Limit("user", "usd", cap, _DAY, command=command))
+        return [*limits, *spoken.read(settings.limits)]
+
+    @property
+    def in_usd(self) -> bool:
+        """Whether a limit in USD is known, be it a setting or one that is shared."""
+        if self._quota is not None and self._quota[1].in_usd:
+            return True
+        return any(limit.metric == "usd" for limit in self.limits())
 
     def budget(self) -> str:
         """``session $0.31 of $2.00`` where a limit in USD is set; else empty."""
@@ -286,9 +348,9 @@ def _fitting(request: Request, found: Response | None, *, replays: bool = False)
         ) from None
 
 
-def person(environment: Mapping[str, str] = os.environ) -> str:
-    """Whose budget it is: the hub's user, else the login name."""
-    if name := environment.get("JUPYTERHUB_USER"):
+def person(environment: Mapping[str, str] = os.environ, user: str = "") -> str:
+    """Whose budget it is: the hub's user, else the one that is set, else the login name."""
+    if name := environment.get("JUPYTERHUB_USER") or user:
         return name
     try:
         return getpass.getuser()
@@ -311,6 +373,6 @@ def _most(worst: Worst) -> str:
 
 
 def _name_of(limit: Limit) -> str:
-    if limit.scope == "kernel":
-        return "session"
+    if limit.scope != "user":
+        return "session" if limit.scope == "kernel" else limit.scope
     return "today" if limit.window == _DAY else "you"

@@ -10,7 +10,7 @@ one kernel of several asks and the others wait.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal, Protocol
 
@@ -39,12 +39,14 @@ class Limit:
         metric: What is counted.
         cap: Requests, tokens, or nano-dollars.
         window: Seconds; None is as long as the scope lives (the kernel, or since a reset).
+        command: What to type to change it, with ``{}`` for the number; empty is %llm_quota.
     """
 
     scope: Scope
     metric: Metric
     cap: int
     window: float | None
+    command: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from traitlets import (
@@ -26,15 +27,21 @@ from traitlets import (
     Union,
     validate,
 )
-from traitlets.config import Configurable
+from traitlets.config import Config, Configurable
 
+from llm_magic import limits as spoken
+from llm_magic.address import PASSWORD, Address, parted
 from llm_magic.errors import PromptError
+from llm_magic.secret import Secret, from_environment, from_keyring
 from llm_magic.units import seconds, whole_bytes
 from llm_magic.wire import is_local
 
 _T = TypeVar("_T")
 OPENAI_URL = "https://api.openai.com/v1"
 DEFAULT_MODEL = "gpt-5-mini"
+LONGEST_NAME = 100
+_OURS = frozenset({"store", "store_scope", "team", "user", "limits"})
+"""Settings that only LLM_MAGIC_ variables have: OPENAI_USER may be somebody else's word."""
 
 
 class Json(Dict):
@@ -50,6 +57,22 @@ class Json(Dict):
         if not isinstance(table, dict):
             raise ValueError("no JSON object")
         return table
+
+
+class WrongSetting(PromptError, TraitError):
+    """A value that a setting does not take.
+
+    Shown without a traceback, which would show the line that was typed, and a password in it.
+
+    Args:
+        message: What is wrong with it.
+        setting: Its name.
+        example: A value that it takes.
+    """
+
+    def __init__(self, message: str, setting: str = "", example: str = "") -> None:
+        super().__init__(message, fix=f'Set another: %config LLMMagic.{setting} = "{example}"')
+        self.example = example
 
 
 class LLMMagic(Configurable):
@@ -120,6 +143,32 @@ class LLMMagic(Configurable):
     ledger_dir = Unicode(
         "", help="Folder of the ledger of usage; empty is the user's state folder."
     ).tag(config=True)
+    store = Unicode(
+        "disk",
+        help="Where answers are kept and usage is counted: disk, or the Redis server of a team, "
+        f"such as redis://HOST:6379/0. Its password comes from {PASSWORD}; one that is in the "
+        "address is used, and not shown.",
+    ).tag(config=True)
+    store_scope = Enum(
+        ["user", "team"],
+        "user",
+        help="Whose the answers in a Redis server are: user, each person's own; or team, shared by "
+        "all who name the same team.",
+    ).tag(config=True)
+    team = Unicode(
+        "", help="Name of your team, whose people share limits in a Redis server; empty is none."
+    ).tag(config=True)
+    user = Unicode(
+        "",
+        help="Your name where usage is counted; empty is the login name. On JupyterHub it is the "
+        "hub's, whatever is set.",
+    ).tag(config=True)
+    limits = Unicode(
+        "",
+        help="Limits in one line: N requests|tokens|usd per SPAN per kernel|user|team, several of "
+        "them separated by ; as in 50 requests per 1h per user; 20 usd per 1d per team. They hold "
+        "beside the quota_ limits, of which quota_requests is 50 per kernel where nothing is set.",
+    ).tag(config=True)
     prices = Json(
         help='Your prices, in USD per million tokens: {"my-model": {"input": 1, "output": 2}}.'
     ).tag(config=True)
@@ -138,7 +187,16 @@ class LLMMagic(Configurable):
         # Names last set from the environment: once the variable is gone, so is its value.
         self._from_environment: set[str] = set()
         self._environment = 0
+        self._password = Secret()
         super().__init__(**kwargs)
+        _hide_passwords(self.config)
+
+    def update_config(self, config: Config) -> None:
+        """Takes settings from ``%config``; the password of an address is not kept with them."""
+        _hide_passwords(config)
+        super().update_config(config)
+        if isinstance(address := config.get(type(self).__name__, {}).get("store"), Address):
+            self._password = Secret(address.password)
 
     def read_environment(self) -> None:
         """Takes from the environment what the user has not set otherwise.
@@ -157,7 +215,8 @@ class LLMMagic(Configurable):
         for name, trait in self.traits(config=True).items():
             if name in chosen:
                 continue
-            variables = (f"LLM_MAGIC_{name.upper()}", f"OPENAI_{name.upper()}")
+            prefixes = ("LLM_MAGIC_",) if name in _OURS else ("LLM_MAGIC_", "OPENAI_")
+            variables = (f"{prefix}{name.upper()}" for prefix in prefixes)
             variable = next((each for each in variables if os.environ.get(each)), None)
             if variable is None and name not in self._from_environment:
                 continue
@@ -172,6 +231,12 @@ class LLMMagic(Configurable):
         text = os.environ[variable]
         try:
             setattr(self, name, trait.from_string(text))
+        except WrongSetting as error:
+            raise PromptError(
+                f"The environment variable {variable} does not fit: {error.args[0]} Nothing was "
+                "sent.",
+                fix=f"Set another: %env {variable}={error.example}",
+            ) from None
         except (TraitError, ValueError):
             raise PromptError(
                 f"The environment variable {variable}={text!r} does not fit: {trait.help} "
@@ -205,9 +270,58 @@ class LLMMagic(Configurable):
             _taken(seconds, text)
         return str(text)
 
+    @validate("store")
+    def _store(self, proposal: Any) -> str:
+        address = _fit(parted, proposal, "redis://HOST:6379/0")
+        self._password = Secret(address.password)
+        return str(address)
+
+    @validate("team", "user")
+    def _name(self, proposal: Any) -> str:
+        name, setting = str(proposal["value"]).strip(), proposal["trait"].name
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise WrongSetting(
+                f"{setting} {name[:LONGEST_NAME]!r} is no name: it is one line of at most "
+                f"{LONGEST_NAME} characters.",
+                setting,
+                "data-science",
+            )
+        return name
+
+    @validate("limits")
+    def _limits(self, proposal: Any) -> str:
+        _fit(spoken.read, proposal, spoken.EXAMPLE)
+        return str(proposal["value"]).strip()
+
+    def store_password(self) -> Secret:
+        """The password of the Redis server; empty where there is none.
+
+        The one that was in the address, else LLM_MAGIC_STORE_PASSWORD from the environment or from
+        a ``.env`` file in the working folder or above.
+        """
+        return self._password or from_environment((PASSWORD,))
+
     def default_model(self) -> str:
         """The model to ask when a call names none; empty for a server's only one."""
         return self.model or (DEFAULT_MODEL if "api.openai.com" in self.base_url else "")
+
+
+def _fit(read: Callable[[str], _T], proposal: Any, example: str) -> _T:
+    try:
+        return read(proposal["value"])
+    except ValueError as error:
+        raise WrongSetting(str(error), proposal["trait"].name, example) from None
+
+
+def _hide_passwords(config: Config) -> None:
+    """Puts aside the passwords of addresses in a config, so that no print of it shows them."""
+    for name, value in config.items():
+        if isinstance(value, Config):
+            store = value.get("store") if name == LLMMagic.__name__ else None
+            if isinstance(store, str):
+                with suppress(ValueError):
+                    value["store"] = parted(str(store))
+            _hide_passwords(value)
 
 
 def _taken(read: Callable[[Any], _T], text: Any) -> _T:
@@ -215,15 +329,6 @@ def _taken(read: Callable[[Any], _T], text: Any) -> _T:
         return read(text)
     except ValueError as error:
         raise TraitError(str(error)) from None
-
-
-class Secret(str):
-    """A text whose repr does not show it, as in a traceback that prints local variables."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "[key]"
 
 
 def api_key(base_url: str = OPENAI_URL) -> Secret:
@@ -237,27 +342,5 @@ def api_key(base_url: str = OPENAI_URL) -> Secret:
     Args:
         base_url: The server that the key is for.
     """
-    names = ("LLM_MAGIC_API_KEY", "OPENAI_API_KEY")
-    for name in names:
-        if key := os.environ.get(name, "").strip():
-            return Secret(key)
-    from dotenv import dotenv_values, find_dotenv
-
-    found = dotenv_values(find_dotenv(usecwd=True))
-    for name in names:
-        if key := (found.get(name) or "").strip():
-            return Secret(key)
-    return Secret("" if is_local(base_url) else _from_keyring())
-
-
-def _from_keyring() -> str:
-    try:
-        import keyring
-    except ImportError:
-        return ""
-    try:
-        return keyring.get_password("llm_magic", "OPENAI_API_KEY") or ""
-    except Exception:  # noqa: BLE001
-        # A keyring without a desktop to unlock it fails in many ways; none of them is the
-        # user's concern when no key was put there.
-        return ""
+    found = from_environment(("LLM_MAGIC_API_KEY", "OPENAI_API_KEY"))
+    return found or (Secret() if is_local(base_url) else from_keyring())

@@ -1,0 +1,91 @@
+"""Limits as one line of settings: ``50 requests per 1h per user; 20 usd per 1d per team``."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from functools import lru_cache
+from typing import cast
+
+from llm_magic.ledger import Limit, Metric, Scope, nanos
+from llm_magic.units import seconds
+
+EXAMPLE = "50 requests per 1h per user"
+# A limit ends with a word: a comma behind a digit is one within a number, such as 1,000,000.
+_BETWEEN = re.compile(r"[;\n]|(?<!\d),")
+_LIMIT = re.compile(
+    r"(?P<dollar>\$\s*)?(?P<number>(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d+)?)\s*(?P<metric>requests?|tokens?|usd)?"
+    r"\s+per\s+(?P<one>.+?)\s+per\s+(?P<other>.+)",
+    re.IGNORECASE,
+)
+_SCOPES = ("kernel", "user", "team")
+_PLACE = "{}"
+
+
+@lru_cache(maxsize=16)
+def read(text: str) -> tuple[Limit, ...]:
+    """The limits that a text says, each with the command that would change it.
+
+    Args:
+        text: ``N requests|tokens|usd per SPAN per kernel|user|team``, several of them separated by
+            semicolons, commas or line ends. SPAN is a time such as ``30min``, ``1h``, ``day``, or
+            ``kernel`` for as long as the kernel runs.
+
+    Raises:
+        ValueError: A part says no limit; the message names it and shows a right one.
+    """
+    parts = [each.strip() for each in _BETWEEN.split(text)]
+    parts = [each for each in parts if each]
+    found = []
+    for place, part in enumerate(parts):
+        scope, metric, cap, window, raised = _read(part)
+        whole = "; ".join([*parts[:place], raised, *parts[place + 1 :]])
+        command = f'%config LLMMagic.limits = "{whole}"'
+        found.append(Limit(scope, metric, cap, window, command=command))
+    return tuple(found)
+
+
+def _read(part: str) -> tuple[Scope, Metric, int, float | None, str]:
+    """What one part says, and the same with a place for another number."""
+    found = _LIMIT.fullmatch(part)
+    if found is None:
+        raise _wrong(part, "it is not of the form N requests|tokens|usd per SPAN per SCOPE")
+    metric = _metric(part, found)
+    span, scope = _span_and_scope(part, found["one"].lower(), found["other"].lower())
+    number = Decimal(found["number"].replace(",", "").replace("_", ""))
+    if metric != "usd" and number % 1:
+        raise _wrong(part, f"{metric} are whole numbers")
+    if span == "kernel" and scope != "kernel":
+        raise _wrong(part, f"a limit per {scope} outlives the kernel, so name a time")
+    try:
+        window = None if span == "kernel" else seconds(span if span[0].isdigit() else f"1 {span}")
+    except ValueError:
+        window = 0
+    if window is not None and window <= 0:
+        raise _wrong(part, f"{span} is no time such as 30min, 1h or 1d")
+    cap = nanos(number) if metric == "usd" else int(number)
+    return scope, metric, cap, window, f"{_PLACE} {metric} per {span} per {scope}"
+
+
+def _metric(part: str, found: re.Match[str]) -> Metric:
+    word = (found["metric"] or "").lower()
+    if found["dollar"]:
+        if word not in ("", "usd"):
+            raise _wrong(part, f"it counts both $ and {word}")
+        return "usd"
+    if not word:
+        raise _wrong(part, "it does not say what is counted: requests, tokens or usd")
+    return cast("Metric", word if word == "usd" else f"{word.removesuffix('s')}s")
+
+
+def _span_and_scope(part: str, one: str, other: str) -> tuple[str, Scope]:
+    """The two, in whichever order they stand."""
+    if other not in _SCOPES and one in _SCOPES:
+        one, other = other, one
+    if other not in _SCOPES:
+        raise _wrong(part, f"per {other} is not per kernel, per user or per team")
+    return one, cast("Scope", other)
+
+
+def _wrong(part: str, why: str) -> ValueError:
+    return ValueError(f"limits: {part!r} is no limit, {why}. One is: {EXAMPLE}.")
