@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from llm_magic.stores.redis import faults
 from llm_magic.stores.redis.faults import Fault
+from llm_magic.stores.redis.many import primaries
 
 RETRY = 1.0
 """Seconds after which a server that could not be used is tried again."""
@@ -29,6 +31,7 @@ LOOK = 60.0
 """Seconds after which it is looked again whether it evicts."""
 
 _PORT = 6379
+_SCANNED = 1000
 _NO_EVICTION = ("", "noeviction")
 
 T = TypeVar("T")
@@ -170,6 +173,30 @@ class Server:
         """
         return self.do(lambda client: [each.info("memory") for each in primaries(client)])
 
+    def scan(self, prefix: str) -> Iterator[list[bytes]]:
+        """The keys that begin so, some hundred at a time; one may come twice.
+
+        Raises:
+            StoreError: It cannot be used.
+        """
+        pattern = re.sub(r"([*?\[\]\\^])", r"\\\1", prefix) + "*"
+        number = cursor = 0
+
+        def work(client: Any) -> tuple[int, list[bytes], int]:
+            nodes = primaries(client)
+            if number >= len(nodes):
+                return 0, [], 0
+            after, keys = nodes[number].scan(cursor, pattern, _SCANNED)
+            return after, keys, len(nodes)
+
+        while True:
+            cursor, keys, count = self.do(work)
+            if keys:
+                yield keys
+            number += cursor == 0
+            if number >= count:
+                return
+
     def drop(self) -> None:
         """Lets go of all connections; the next use makes new ones."""
         with self._lock:
@@ -250,13 +277,6 @@ class Server:
         # What is a replica now was the primary: the address may lead elsewhere by now.
         if fault.lasting or fault.kind == "replica":
             self.drop()
-
-
-def primaries(client: Any) -> list[Any]:
-    """The clients of the servers that hold keys: one, or those of a Cluster."""
-    if not hasattr(client, "get_primaries"):
-        return [client]
-    return [client.get_redis_connection(node) for node in client.get_primaries()]
 
 
 def _library() -> Any:
