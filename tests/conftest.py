@@ -243,15 +243,19 @@ def redis_server(redis_kind: str, running_redis: "dict[str, RedisServer]") -> "R
 
     One that is to be frozen, killed or set otherwise is `own_redis` or `start_redis`.
     """
+    return emptied_redis(redis_kind, running_redis)
+
+
+def emptied_redis(kind: str, running: "dict[str, RedisServer]") -> "RedisServer":
+    """The running server of a kind, empty; started where there is none."""
     from tests.redis_servers import RedisServer
 
-    if redis_kind not in running_redis:
-        running_redis[redis_kind] = RedisServer(redis_kind)
-    server = running_redis[redis_kind]
-    with server.client() as client:
+    if kind not in running:
+        running[kind] = RedisServer(redis_kind_found(kind))
+    with running[kind].client() as client:
         client.flushall()
         client.script_flush()
-    return server
+    return running[kind]
 
 
 @pytest.fixture

@@ -202,9 +202,9 @@ class Server:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            # Of other threads as well: what they wait for will not come.
             for each in primaries(client):
-                each.connection_pool.disconnect()
+                # Not what other threads are at, which would fail in the middle of a word.
+                each.connection_pool.disconnect(inuse_connections=False)
 
     close = drop
 
