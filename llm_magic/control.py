@@ -40,7 +40,7 @@ def limit(
         StoreError: The ledger cannot be written.
     """
     if scope == "team":
-        desk.need_team("A limit per team")
+        desk.need_team("A limit per team", "changed")
     given: dict[Metric, Any] = {"requests": requests, "tokens": tokens, "usd": usd}
     wanted = {name: _cap(name, cap) for name, cap in given.items() if cap is not None}
     window = _window(desk, per, scope)
@@ -143,7 +143,7 @@ def _whose(desk: Desk, scope: Scope) -> str:
         case "run":
             return "this run"
         case _:
-            return f"you ({desk.user}), all kernels"
+            return f"you as {desk.user}, all kernels"
 
 
 def lines(desk: Desk, by: By) -> list[Line]:

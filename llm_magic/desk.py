@@ -123,11 +123,12 @@ class Desk:
         if settings.limits and any(each.scope == "team" for each in spoken.read(settings.limits)):
             self.need_team("A limit per team")
 
-    def need_team(self, what: str) -> None:
+    def need_team(self, what: str, undone: str = "sent") -> None:
         """Refuses what is the team's where there is none.
 
         Args:
             what: What needs one, as the first words of the error.
+            undone: What was not done, its last word.
 
         Raises:
             PromptError: There is no server that the team shares, or no name of a team.
@@ -139,7 +140,7 @@ class Desk:
             missing.append(("the team's name", '%config LLMMagic.team = "NAME"'))
         if missing:
             raise PromptError(
-                f"{what} needs {' and '.join(name for name, _ in missing)}; nothing was sent.",
+                f"{what} needs {' and '.join(name for name, _ in missing)}; nothing was {undone}.",
                 fix=f"Set {'both' if missing[1:] else 'it'}: "
                 + " and ".join(command for _, command in missing),
             )
@@ -307,6 +308,12 @@ class Desk:
         if message not in self._told:
             self._told.add(message)
             self._troubles.append(f"{message} {fix}".strip())
+
+    def take_troubles(self) -> list[tuple[str, str]]:
+        """What was taken down and not told yet, to be told elsewhere: what, and how to mend it."""
+        taken = [(each, "") for each in self._troubles]
+        self._troubles.clear()
+        return taken
 
     def warn(self) -> None:
         """Tells what was taken down, on the caller's thread."""

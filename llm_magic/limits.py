@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 from llm_magic.ledger import Limit, Metric, Scope, nanos
 from llm_magic.units import seconds
@@ -19,7 +20,6 @@ _LIMIT = re.compile(
     re.IGNORECASE,
 )
 _SCOPES = ("kernel", "user", "team")
-_PLACE = "{}"
 
 
 @lru_cache(maxsize=16)
@@ -34,19 +34,25 @@ def read(text: str) -> tuple[Limit, ...]:
     Raises:
         ValueError: A part says no limit; the message names it and shows a right one.
     """
-    parts = [each.strip() for each in _BETWEEN.split(text)]
-    parts = [each for each in parts if each]
+    parts = [_read(each.strip()) for each in _BETWEEN.split(text) if each.strip()]
+    # Not as they were written: %config takes $20 for the value of 20.
+    words = [f"{part.number} {part.rest}" for part in parts]
     found = []
     for place, part in enumerate(parts):
-        scope, metric, cap, window, raised = _read(part)
-        whole = "; ".join([*parts[:place], raised, *parts[place + 1 :]])
-        command = f'%config LLMMagic.limits = "{whole}"'
-        found.append(Limit(scope, metric, cap, window, command=command))
+        whole = "; ".join([*words[:place], f"{{}} {part.rest}", *words[place + 1 :]])
+        found.append(replace(part.limit, command=f'%config LLMMagic.limits = "{whole}"'))
     return tuple(found)
 
 
-def _read(part: str) -> tuple[Scope, Metric, int, float | None, str]:
-    """What one part says, and the same with a place for another number."""
+class _Part(NamedTuple):
+    """What one part of the text says."""
+
+    limit: Limit
+    number: str
+    rest: str
+
+
+def _read(part: str) -> _Part:
     found = _LIMIT.fullmatch(part)
     if found is None:
         raise _wrong(part, "it is not of the form N requests|tokens|usd per SPAN per SCOPE")
@@ -64,7 +70,8 @@ def _read(part: str) -> tuple[Scope, Metric, int, float | None, str]:
     if window is not None and window <= 0:
         raise _wrong(part, f"{span} is no time such as 30min, 1h or 1d")
     cap = nanos(number) if metric == "usd" else int(number)
-    return scope, metric, cap, window, f"{_PLACE} {metric} per {span} per {scope}"
+    limit = Limit(scope, metric, cap, window)
+    return _Part(limit, f"{number:f}", f"{metric} per {span} per {scope}")
 
 
 def _metric(part: str, found: re.Match[str]) -> Metric:

@@ -195,6 +195,9 @@ class LLMMagic(Configurable):
         """Takes settings from ``%config``; the password of an address is not kept with them."""
         _hide_passwords(config)
         super().update_config(config)
+        # %config gives every part of the shell a copy, some of them before us.
+        for each in getattr(self.parent, "configurables", ()):
+            _hide_passwords(each.config)
         if isinstance(address := config.get(type(self).__name__, {}).get("store"), Address):
             self._password = Secret(address.password)
 
@@ -318,7 +321,7 @@ def _hide_passwords(config: Config) -> None:
     for name, value in config.items():
         if isinstance(value, Config):
             store = value.get("store") if name == LLMMagic.__name__ else None
-            if isinstance(store, str):
+            if isinstance(store, str) and not isinstance(store, Address):
                 with suppress(ValueError):
                     value["store"] = parted(str(store))
             _hide_passwords(value)
