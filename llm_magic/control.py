@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
+from llm_magic import sharing
 from llm_magic.cassette import Cassette
 from llm_magic.desk import Desk
 from llm_magic.entries import Row, describe
@@ -40,7 +41,7 @@ def limit(
         StoreError: The ledger cannot be written.
     """
     if scope == "team":
-        desk.need_team("A limit per team", "changed")
+        sharing.need_team(desk.settings, "A limit per team", "changed")
     given: dict[Metric, Any] = {"requests": requests, "tokens": tokens, "usd": usd}
     wanted = {name: _cap(name, cap) for name, cap in given.items() if cap is not None}
     window = _window(desk, per, scope)
@@ -118,7 +119,7 @@ def standing(desk: Desk) -> Table:
         PromptError: A team's limit has no server.
         StoreError: The ledger cannot be read.
     """
-    desk.check_sharing()
+    sharing.check(desk.settings)
     quota = desk.quota
     lines = desk.now(quota.ledger.standing, desk.limits())
     rows = [_standing_row(desk, *line) for line in lines]
@@ -212,7 +213,7 @@ class CacheControl:
     """The cache of answers, from Python: ``llm_magic.cache()``."""
 
     def __init__(self, desk: Desk) -> None:
-        desk.check_sharing()
+        sharing.check(desk.settings)
         self._desk = desk
 
     def __repr__(self) -> str:

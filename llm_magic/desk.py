@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import threading
 import uuid
 import warnings
@@ -15,13 +13,13 @@ from decimal import Decimal
 from typing import Any
 
 from llm_magic import limits as spoken
+from llm_magic import sharing
 from llm_magic.booking import Quota
 from llm_magic.bounds import Terms, Worst, worst_case
 from llm_magic.cassette import Cassette
 from llm_magic.entries import Cache, fingerprint
 from llm_magic.errors import (
     InvalidAnswer,
-    PromptError,
     QuotaExceeded,
     ReplayMissing,
     StoreError,
@@ -73,7 +71,7 @@ class Desk:
     @property
     def user(self) -> str:
         """Whose budget it is."""
-        return self._user or person(user=self.settings.user)
+        return self._user or sharing.person(user=self.settings.user)
 
     def shelf(self, wish: Wish) -> Shelf:
         """The stores as a call may use them.
@@ -82,7 +80,7 @@ class Desk:
             PromptError: What is shared has no server, or no team.
         """
         settings = self.settings
-        self.check_sharing()
+        sharing.check(settings)
         return Shelf(
             cache=self.cache,
             trouble=self.trouble,
@@ -101,7 +99,7 @@ class Desk:
             PromptError: The table of prices is not one; or a team's limit has no server.
         """
         settings = self.settings
-        self.check_sharing()
+        sharing.check(settings)
         return Terms(
             self.limits(),
             self.prices,
@@ -110,40 +108,6 @@ class Desk:
             cell,
             team=settings.team,
         )
-
-    def check_sharing(self) -> None:
-        """Says what is missing where answers or limits are the team's.
-
-        Raises:
-            PromptError: There is no server that the team shares, or no name of a team.
-        """
-        settings = self.settings
-        if settings.store_scope == "team":
-            self.need_team("A cache that the team shares")
-        if settings.limits and any(each.scope == "team" for each in spoken.read(settings.limits)):
-            self.need_team("A limit per team")
-
-    def need_team(self, what: str, undone: str = "sent") -> None:
-        """Refuses what is the team's where there is none.
-
-        Args:
-            what: What needs one, as the first words of the error.
-            undone: What was not done, its last word.
-
-        Raises:
-            PromptError: There is no server that the team shares, or no name of a team.
-        """
-        missing = []
-        if self.settings.store == "disk":
-            missing.append(("a Redis server", '%config LLMMagic.store = "redis://HOST:6379/0"'))
-        if not self.settings.team:
-            missing.append(("the team's name", '%config LLMMagic.team = "NAME"'))
-        if missing:
-            raise PromptError(
-                f"{what} needs {' and '.join(name for name, _ in missing)}; nothing was {undone}.",
-                fix=f"Set {'both' if missing[1:] else 'it'}: "
-                + " and ".join(command for _, command in missing),
-            )
 
     def find(self, request: Request, wish: Wish, cell: str) -> Response | None:
         """The stored answer of a request, before anything is built to ask with.
@@ -353,17 +317,6 @@ def _fitting(request: Request, found: Response | None, *, replays: bool = False)
             fix="Record it anew: run the cell with LLM_MAGIC_MODE=live",
             text=found.text,
         ) from None
-
-
-def person(environment: Mapping[str, str] = os.environ, user: str = "") -> str:
-    """Whose budget it is: the hub's user, else the one that is set, else the login name."""
-    if name := environment.get("JUPYTERHUB_USER") or user:
-        return name
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):
-        # A container with a user id that has no name.
-        return f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 def _most(worst: Worst) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import llm_magic
-from llm_magic import desk, session
+from llm_magic import session, sharing
 from llm_magic.errors import Interrupted, PromptError, QuotaExceeded, StoreError
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
 from tests.conftest import Terminal, interrupted_when
@@ -406,9 +406,9 @@ def test_a_damaged_ledger_begins_anew_on_command(
 
 
 def test_the_hub_s_user_or_the_login_is_the_person(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert desk.person({"JUPYTERHUB_USER": "anna"}) == "anna"
+    assert sharing.person({"JUPYTERHUB_USER": "anna"}) == "anna"
     monkeypatch.setenv("LOGNAME", "ben")
-    assert desk.person({}) == "ben"
+    assert sharing.person({}) == "ben"
 
 
 def test_a_wrong_table_of_prices_says_so(terminal: Terminal, server: ScriptedServer) -> None:
