@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_magic import calls, control
@@ -152,6 +153,8 @@ def map_rows(
     no_cache: bool = False,
     repairs: int = 1,
     quiet: bool = False,
+    on: Any = None,
+    unshared: bool = False,
 ) -> Any:
     """Asks the same about every row of a table. Equal rows are asked once, stored answers are free.
 
@@ -178,29 +181,35 @@ def map_rows(
         no_cache: Neither look answers up nor keep them.
         repairs: How often an answer that does not fit ``schema`` is asked again with its errors.
         quiet: Show no progress. (A script shows it on a terminal only.)
+        on: Where the rows are asked, if not in this process: a Dask ``Client``, or an executor such
+            as a ``ProcessPoolExecutor``. Workers share cache, limits and pace through Redis (the
+            setting ``store``), and have the API key from their own environment.
+        unshared: Let each worker have a cache and limits of its own, without Redis.
 
     Returns:
         A table of the same kind, rows and index as they were, with a column for each field of the
         schema (else ``answer``), and ``_error`` (text), ``_cached`` and ``_cost`` (USD). Columns of
-        the same name are replaced. ``totals(results)`` has the counts and ``retry_failed()``.
+        the same name are replaced. ``totals(results)`` has the counts and ``retry_failed()``. Of a
+        Dask DataFrame a lazy one, whose rows are asked where and when it is computed.
 
     Raises:
         LLMError: Nothing could be asked at all. What a row fails with is in ``_error``.
         Interrupted: On Ctrl-C before anything had come.
     """
     from llm_magic.job import job_for
-    from llm_magic.mapped import go_through, tell
+    from llm_magic.mapped import go_through, is_lazy, lazily, staffed, tell
     from llm_magic.outlook import GLANCE, outlook
     from llm_magic.views.progress import SilentProgress, choose_progress
 
     session = current()
     session.settings.read_environment()
     shell = session.shell
-    job = job_for(
+    names = {} if shell is None else shell.user_ns
+    make = partial(
+        job_for,
         session,
-        frame,
-        prompt,
-        {} if shell is None else shell.user_ns,
+        prompt=prompt,
+        names=names,
         wish=Wish(fresh, no_cache, money(max_cost), repairs),
         concurrency=concurrency,
         sample=sample,
@@ -213,6 +222,9 @@ def map_rows(
         params=params,
         schema=schema,
     )
+    if is_lazy(frame):
+        return lazily(session, frame, make, on=on, unshared=unshared)
+    job = staffed(session, make(frame), on, unshared=unshared)
     view = choose_progress(shell, quiet=quiet, widgets=session.settings.widgets)
     # Where nobody sees it, nothing is looked up twice.
     silent = isinstance(view, SilentProgress)

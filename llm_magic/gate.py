@@ -136,6 +136,26 @@ class Gate:
         until = self._pacer.held_until
         return until if until > self._now() else None
 
+    @property
+    def told_to_wait(self) -> float:
+        """Seconds for which the server still asks this gate itself to wait."""
+        return max(0.0, self._pacer.told_until - self._now())
+
+    @property
+    def share(self) -> int:
+        """Gates that keep to one limit of the server, this one included: each has its part."""
+        return self._pacer.share
+
+    @share.setter
+    def share(self, count: int) -> None:
+        if max(1, count) != self._pacer.share:
+            self._pacer.divide(max(1, count), self._now())
+            self._pump()
+
+    def hold(self, seconds: float) -> None:
+        """Lets nothing go for so long: the server has asked another gate to wait."""
+        self._pacer.hold(self._now(), self._now() + seconds)
+
     def stuck(self, seconds: float = 120.0) -> bool:
         """Whether requests were turned away for so long without one success."""
         return self._refused.longer(seconds, self._now())

@@ -28,6 +28,8 @@ class Job:
         wish: How calls are made; ``max_cost`` is that of the whole run.
         at_once: Rows on their way at the same time; None lets the gate find out.
         places: The rows to do, by number; None for all.
+        type_: What an answer must be, as the user wrote it.
+        team: The workers that ask the rows; None for this kernel.
     """
 
     source: Source
@@ -36,6 +38,8 @@ class Job:
     wish: Wish
     at_once: int | None = None
     places: Sequence[int] | None = None
+    type_: Any = str
+    team: Any = None
 
     @property
     def total(self) -> int | None:
@@ -95,7 +99,15 @@ def job_for(
     if system:
         system = str(render(system, names))
     base = session.request("", system=system, **options)
-    return Job(rows, template, base, wish, _at_once(concurrency), _sampled(rows, sample))
+    return Job(
+        rows,
+        template,
+        base,
+        wish,
+        _at_once(concurrency),
+        _sampled(rows, sample),
+        options.get("schema", str),
+    )
 
 
 def _check_takes(

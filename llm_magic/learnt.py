@@ -90,6 +90,16 @@ class Learnt:
         if self.rate is not None:
             self._level += 1
 
+    def change(self, factor: float, now: float) -> None:
+        """The rate is so many times what it was: others share it, or do no more."""
+        if self.rate is None:
+            return
+        self._fill(now)
+        self.rate *= factor
+        self._slowed *= factor
+        # What is counted so far was let in at the former rate.
+        self._since, self._from, self._paused = self._sent, now, 0.0
+
     def held(self, now: float, until: float) -> None:
         """Nothing goes until then, and then one after the other."""
         if self.rate is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, argument_group, magic_arguments
@@ -13,6 +15,9 @@ from llm_magic import options as line_options
 from llm_magic.errors import PromptError
 from llm_magic.session import Session, current
 from llm_magic.types import Wish
+
+if TYPE_CHECKING:
+    from llm_magic.job import Job
 
 
 @magics_class
@@ -65,6 +70,12 @@ class MapMagics(Magics):
         default="auto",
         help="Rows on their way at once; auto finds what the server takes.",
     )
+    @argument("--on", metavar="NAME", help="Ask on the workers of this Dask client or executor.")
+    @argument(
+        "--unshared",
+        action="store_true",
+        help="Each worker has a cache and limits of its own: without Redis.",
+    )
     @argument("--quiet", action="store_true", help="Show nothing.")
     @cell_magic
     def llm_map(self, line: str, cell: str) -> Any:
@@ -83,8 +94,10 @@ class MapMagics(Magics):
             %%llm_map "letters/*.txt" --sample 5
             Who wrote this, and to whom?
             {{ text }}
+
+        Of a Dask DataFrame a lazy one comes back, whose rows are asked when it is computed.
         """
-        from llm_magic.mapped import go_through
+        from llm_magic.mapped import go_through, is_lazy, lazily, staffed
         from llm_magic.outlook import GLANCE, outlook
         from llm_magic.views.progress import choose_progress, plan_report
 
@@ -93,20 +106,35 @@ class MapMagics(Magics):
         chosen = command.options
         if command.rest:
             raise _no_option(command.rest.split()[0], chosen)
-        job = self._job(session, chosen, cell)
+        make = self._job(session, chosen, cell)
+        frame = _value(chosen.frame, self.shell)
+        on = _workers(chosen.on, self.shell)
+        if is_lazy(frame):
+            lazy = lazily(
+                session, frame, make, on=on, unshared=chosen.unshared, plan=chosen.dry_run
+            )
+            return self._bound(chosen.out, lazy)
+        job = staffed(session, make(frame), on, unshared=chosen.unshared)
         if chosen.dry_run:
             return plan_report(outlook(session, job))
         view = choose_progress(self.shell, quiet=chosen.quiet, widgets=session.settings.widgets)
         plan = None if chosen.quiet else outlook(session, job, most=GLANCE)
         mapped = go_through(session, job, view, plan=plan, shown=not chosen.out)
-        if chosen.out:
-            self.shell.user_ns[chosen.out] = mapped.frame
+        shown = self._bound(chosen.out, mapped.frame)
         if mapped.error:
             # The rows that came are bound; the cells below must not run as if these were all.
             raise mapped.error
-        return None if chosen.out else mapped.frame
+        return shown
 
-    def _job(self, session: Session, chosen: argparse.Namespace, cell: str) -> Any:
+    def _bound(self, name: str | None, frame: Any) -> Any:
+        """What the cell shows: the frame, unless it has a name now."""
+        if not name:
+            return frame
+        self.shell.user_ns[name] = frame
+        return None
+
+    def _job(self, session: Session, chosen: argparse.Namespace, cell: str) -> Callable[[Any], Job]:
+        """What makes the job of a table."""
         from llm_magic.job import job_for
         from llm_magic.structured import type_named
 
@@ -117,11 +145,11 @@ class MapMagics(Magics):
             )
         schema = str if chosen.schema is None else type_named(chosen.schema, names)
         most = line_options.money(chosen.max_cost)
-        return job_for(
+        return partial(
+            job_for,
             session,
-            _table(chosen.frame, self.shell),
-            cell,
-            names,
+            prompt=cell,
+            names=names,
             wish=Wish(chosen.fresh, chosen.no_cache, most, chosen.repairs),
             concurrency=chosen.concurrency,
             sample=chosen.sample,
@@ -143,16 +171,46 @@ def _no_option(word: str, chosen: argparse.Namespace) -> PromptError:
     return PromptError(f"{word!r} on the %%llm_map line is no option; nothing was sent.", fix=fix)
 
 
-def _table(expression: str, shell: Any) -> Any:
+def _workers(expression: str | None, shell: Any) -> Any:
+    """The workers of a name or expression; None where there is none.
+
+    Raises:
+        PromptError: There is no such thing.
+    """
+    if expression is None:
+        return None
+    try:
+        workers = _evaluated(expression, shell)
+    except NameError as error:
+        takers = [
+            name
+            for name, value in list(shell.user_ns.items())
+            if name[:1] != "_" and callable(getattr(type(value), "submit", None))
+        ]
+        near = difflib.get_close_matches(str(error.name), takers, n=1, cutoff=0.6) or takers[:3]
+        guess = f"Did you mean {', '.join(near)}? " if near else ""
+        raise PromptError(
+            f"There is no {error.name} in the notebook; nothing was sent.",
+            fix=f"{guess}Make it in a cell: client = Client()",
+        ) from None
+    if workers is None:
+        raise PromptError(
+            f"--on {expression} is None; nothing was sent.",
+            fix="Name a Dask Client or an executor.",
+        )
+    return workers
+
+
+def _value(expression: str, shell: Any) -> Any:
     """The table of a name or expression; a quoted text is a file glob as it is.
 
     Raises:
         PromptError: There is no such thing.
     """
-    names = shell.user_ns
     try:
-        return eval(expression, shell.user_global_ns, names)  # noqa: S307
+        return _evaluated(expression, shell)
     except NameError as error:
+        names = shell.user_ns
         tables = [
             name
             for name, value in list(names.items())
@@ -165,6 +223,19 @@ def _table(expression: str, shell: Any) -> Any:
             f"There is no {error.name} in the notebook; nothing was sent.",
             fix=f'{guess}A file glob stands in quotes: %%llm_map "letters/*.txt"',
         ) from None
+
+
+def _evaluated(expression: str, shell: Any) -> Any:
+    """The value of an expression in the notebook.
+
+    Raises:
+        NameError: It has a name that is nowhere.
+        PromptError: It fails.
+    """
+    try:
+        return eval(expression, shell.user_global_ns, shell.user_ns)  # noqa: S307
+    except NameError:
+        raise
     except Exception as error:
         raise PromptError(
             f"{expression} failed with {type(error).__name__}: {error}; nothing was sent.",

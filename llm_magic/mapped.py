@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +19,7 @@ from llm_magic.errors import Interrupted, LLMError, PromptError, QuotaExceeded, 
 from llm_magic.job import Job
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Plan, ProgressView, Summary, duration, row_count
-from llm_magic.rows import GRACE, Run, is_of_server
+from llm_magic.rows import Run, is_of_server
 from llm_magic.session import Session
 from llm_magic.types import Response, Usage
 from llm_magic.units import usd
@@ -174,7 +174,7 @@ def go_through(
     outcome = outcome or Outcome(job.source, job.base.schema)
     outcome.to_ask = plan.to_ask if plan else None
     places = whole if again else job.places
-    run = Run(session, job, outcome)
+    run = _run(session, job, outcome)
     error: BaseException | None = None
     stopped = False
     try:
@@ -196,6 +196,76 @@ def go_through(
     return Mapped(_known(outcome.frame(places), totals), totals, error)
 
 
+def staffed(session: Session, job: Job, on: Any, *, unshared: bool) -> Job:
+    """The job with the workers that are to ask its rows, where the user names some.
+
+    Raises:
+        PromptError: They cannot.
+    """
+    if on is None:
+        if unshared:
+            raise PromptError(
+                "unshared is for rows on workers, and none are named; nothing was sent.",
+                fix="Name them: on=client (--on client)",
+            )
+        return job
+    from llm_magic.distributed import spread
+
+    return spread(session, job, on, unshared=unshared)
+
+
+def is_lazy(frame: Any) -> bool:
+    """Whether a table is a frame of Dask, whose rows are asked when it is computed."""
+    return type(frame).__module__.partition(".")[0] == "dask" and hasattr(frame, "map_partitions")
+
+
+def lazily(
+    session: Session,
+    frame: Any,
+    make: Callable[[Any], Job],
+    *,
+    on: Any,
+    unshared: bool,
+    plan: bool = False,
+) -> Any:
+    """The Dask frame with its new columns; nothing is asked before it is computed.
+
+    Args:
+        session: The kernel's.
+        frame: The Dask frame.
+        make: Makes the job of a pandas frame.
+        on: Must be None.
+        unshared: Whether each worker may have a cache and limits of its own.
+        plan: Whether it was to be said what it would come to.
+
+    Raises:
+        PromptError: It cannot be asked there, or the prompt makes no sense.
+    """
+    if on is not None:
+        raise PromptError(
+            "The rows of a Dask frame are asked by the workers that compute it, and on= names "
+            "others; nothing was sent.",
+            fix="Leave on= away (--on): the frame is computed by the client that is there.",
+        )
+    if plan:
+        raise PromptError(
+            "What a Dask frame would come to is not known before it is computed; nothing was sent.",
+            fix="Look at some rows of it: %%llm_map frame.head(100) --dry-run",
+        )
+    from llm_magic.distributed import lazy_frame
+
+    return lazy_frame(session, frame, make, unshared=unshared)
+
+
+def _run(session: Session, job: Job, outcome: Outcome) -> Run:
+    """The run: in this kernel, or on the job's workers."""
+    if job.team is None:
+        return Run(session, job, outcome)
+    from llm_magic.distributed import Shipped
+
+    return Shipped(session, job, outcome)
+
+
 def _draw(session: Session, run: Run, view: ProgressView, plan: Plan | None) -> bool:
     """Draws until the run is over; returns whether somebody stopped it."""
     over, halted = threading.Event(), threading.Event()
@@ -212,7 +282,7 @@ def _draw(session: Session, run: Run, view: ProgressView, plan: Plan | None) -> 
             wait(over, view.draw(run.standing))
     except KeyboardInterrupt:
         stop()
-        _leave(future, over)
+        _leave(future, over, run.grace + 1)
     except BaseException:
         future.cancel()
         raise
@@ -221,10 +291,10 @@ def _draw(session: Session, run: Run, view: ProgressView, plan: Plan | None) -> 
     return halted.is_set()
 
 
-def _leave(future: Future[None], over: threading.Event) -> None:
+def _leave(future: Future[None], over: threading.Event, patience: float) -> None:
     """Waits for what is on its way and paid for; not on a second Ctrl-C."""
     with suppress(KeyboardInterrupt):
-        wait(over, GRACE + 1)
+        wait(over, patience)
     if not over.is_set():
         future.cancel()
         wait(over, 1)

@@ -25,10 +25,13 @@ class Pacer:
 
     Attributes:
         held_until: Time until which the server asked everybody to wait.
+        told_until: The same, where it asked here and not another one.
+        share: How many keep to the same limits, this one included.
     """
 
     def __init__(self) -> None:
-        self.held_until = -math.inf
+        self.held_until = self.told_until = -math.inf
+        self.share = 1
         self._mirrors: dict[str, Mirror] = {}
         self._learnt = Learnt()
         self._in_a_row = 0
@@ -37,8 +40,24 @@ class Pacer:
     def rate(self) -> float | None:
         """Requests a second that are kept to, or None."""
         rates = [mirror.rate() for mirror in self._mirrors.values()]
-        known = [rate for rate in [self._learnt.rate, *rates] if rate is not None]
+        shares = [rate / self.share for rate in rates if rate is not None]
+        known = shares if self._learnt.rate is None else [self._learnt.rate, *shares]
         return min(known, default=None)
+
+    def divide(self, count: int, now: float) -> None:
+        """So many keep to the same limits from now on, this one included.
+
+        What a server says of its bucket is said to all of them: with each request here, the others
+        are taken to send one as well. A learnt rate is what came through here.
+        """
+        self._learnt.change(self.share / count, now)
+        self.share = count
+
+    def hold(self, now: float, until: float) -> None:
+        """Nothing goes until then, since another one was told to wait."""
+        if until > self.held_until:
+            self.held_until = until
+            self._learnt.held(now, until)
 
     def delay(self, now: float) -> float:
         """Seconds until the next request may go; 0 for now."""
@@ -52,14 +71,18 @@ class Pacer:
     def sent(self, now: float, in_flight: int) -> tuple[int, dict[str, Mark]]:
         """A request goes beside so many others; gives its number and what the mirrors said."""
         self._last = now
-        marks = {kind: mirror.sent(now, in_flight) for kind, mirror in self._mirrors.items()}
+        marks = {}
+        for kind, mirror in self._mirrors.items():
+            for _ in range(self.share):
+                marks[kind] = mirror.sent(now, in_flight * self.share)
         return self._learnt.sent(now, in_flight), marks
 
     def unsent(self) -> None:
         """It did not go after all."""
         self._learnt.unsent()
         for mirror in self._mirrors.values():
-            mirror.give_back()
+            for _ in range(self.share):
+                mirror.give_back()
 
     def heard(
         self, marks: dict[str, Mark], headers: Mapping[str, str], now: float, in_flight: int
@@ -70,7 +93,7 @@ class Pacer:
             mirror = self._mirrors.get(kind)
             if mirror is None:
                 mirror = self._mirrors[kind] = Mirror(kind)
-            mirror.heard(reading, marks.get(kind), now, in_flight)
+            mirror.heard(reading, marks.get(kind), now, in_flight * self.share)
         return bool(found)
 
     def answered(self, tokens: int) -> None:
@@ -91,8 +114,11 @@ class Pacer:
         if tries > 0:
             pause = max(pause, min(_LONGEST_HOLD, _FIRST_HOLD * 2 ** min(20, tries - 1)))
         self.held_until = max(self.held_until, now + pause)
+        self.told_until = max(self.told_until, now + pause)
         explained = False
         for mirror in self._mirrors.values():
+            for _ in range(self.share - 1):
+                mirror.give_back()
             explained |= mirror.rejected(sent, heard, now, pause)
         if not explained:
             self._learnt.rejected(number, sent, now, pause)

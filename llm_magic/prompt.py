@@ -69,6 +69,8 @@ class Template:
         columns: Of the rows, to find the nearest where a name is misspelt.
 
     Attributes:
+        source: The cell's body, without the blank lines around it.
+        names: The notebook's namespace.
         uses: The names that it takes from its row or from the notebook.
 
     Raises:
@@ -83,13 +85,13 @@ class Template:
         raw: bool = False,
         columns: Iterable[str] = (),
     ) -> None:
-        self._source = source.strip("\r\n").rstrip()
-        self._names = names
+        self.source = source.strip("\r\n").rstrip()
+        self.names = names
         self._columns = tuple(columns)
         self.uses: frozenset[str] = frozenset()
         self._compiled: Any = None
-        if not raw and ("{{" in self._source or "{%" in self._source):
-            self._compiled, self.uses = _compiled(self._source, names)
+        if not raw and ("{{" in self.source or "{%" in self.source):
+            self._compiled, self.uses = _compiled(self.source, names)
 
     def render(self, row: Mapping[str, Any]) -> Content:
         """The content of a message.
@@ -101,7 +103,7 @@ class Template:
             PromptError: Empty, an undefined name (with the closest that exists), a failure of the
                 template, or text that no server could be sent.
         """
-        content = self._expand(row) if self._compiled else self._source
+        content = self._expand(row) if self._compiled else self.source
         words = content if isinstance(content, str) else text_of({"content": content})
         if not words.strip():
             raise PromptError(
@@ -118,7 +120,7 @@ class Template:
         try:
             text = self._compiled.render({**row, _IMAGES: images})
         except UndefinedError as error:
-            known = [*self._columns, *row, *self._names]
+            known = [*self._columns, *row, *self.names]
             raise _undefined(error, known, of_row=bool(row)) from None
         except LLMError:
             raise

@@ -31,15 +31,18 @@ from llm_magic.errors import (
 )
 from llm_magic.job import Job
 from llm_magic.lane import Halted
+from llm_magic.meeting import EVERY, STOPPED, Meeting
 from llm_magic.naming import with_model
 from llm_magic.outcome import Outcome
 from llm_magic.progress import Standing
+from llm_magic.shelf import Shelf
 from llm_magic.turns import tidied_seldom
 from llm_magic.types import Request, Response
 from llm_magic.window import MOST_BY_RATE
 
 if TYPE_CHECKING:
     from llm_magic.decode import Piece
+    from llm_magic.gate import Gate
     from llm_magic.session import Session
 
 AHEAD = 64
@@ -83,21 +86,27 @@ class Run:
         session: The kernel's.
         job: What is to be done.
         outcome: Where it goes.
+        cell: The cell that asks; None for the one that runs.
 
     Attributes:
         purse: What it spends.
         standing: How far it is, a moment ago; for other threads.
         pulled: Whether it has seen the last row.
+        grace: Seconds that it waits for answers on their way, once it is stopped.
     """
 
-    def __init__(self, session: Session, job: Job, outcome: Outcome) -> None:
+    grace = GRACE
+
+    def __init__(
+        self, session: Session, job: Job, outcome: Outcome, *, cell: str | None = None
+    ) -> None:
         self.job = job
         self.outcome = outcome
         self.purse = Purse(job.wish.max_cost)
         self._session = session
         self._wire = session.wire(job.base)
         self._ready = False
-        self._cell = session.cell
+        self._cell = session.cell if cell is None else cell
         self._crowd = Crowd(self._most)
         self._queue: asyncio.Queue[Todo | None] = asyncio.Queue(2 * BATCH)
         # Characters of the rows that are not done, and that there are fewer now.
@@ -106,6 +115,7 @@ class Run:
         self._halted, self._left = asyncio.Event(), asyncio.Event()
         self._failures = 0
         self.standing = Standing(job.total)
+        self._meeting: Meeting | None = None
         self.pulled = False
 
     async def through(self) -> None:
@@ -114,10 +124,30 @@ class Run:
         Raises:
             LLMError: Nothing can be asked at all.
         """
+        job = self.job
+        self._gate = self._find_gate()
+        self._call = self._calling()
+        self.outcome.begin(self._gate, self.purse, job.places)
+        if not job.base.model:
+            self.job = replace(job, base=await self._with_model(job.base))
+        self._meeting = self._find_meeting()
+        count = (job.at_once or MOST_BY_RATE) + AHEAD
+        with tidied_seldom():
+            await self._all(min(count, max(1, job.total or count)))
+
+    def _find_gate(self) -> Gate:
+        """Where its rows wait for their turn."""
+        return self._session.gate(self.job.base)
+
+    def _find_meeting(self) -> Meeting | None:
+        """Where it meets others who ask the same server."""
+        return self._session.meeting(self.job.base, self._gate)
+
+    def _calling(self) -> Call:
+        """How each row is asked."""
         session, job = self._session, self.job
         wish = replace(job.wish, max_cost=None)
-        self._gate = session.gate(job.base)
-        self._call = Call(
+        return Call(
             limits=session.time_limits(),
             shelf=session.desk.shelf(wish),
             terms=replace(session.desk.terms(wish, self._cell), purse=self.purse),
@@ -128,12 +158,6 @@ class Run:
             at_once=job.at_once,
             stopped=self._halted.is_set,
         )
-        self.outcome.begin(self._gate, self.purse, job.places)
-        if not job.base.model:
-            self.job = replace(job, base=await self._with_model(job.base))
-        count = (job.at_once or MOST_BY_RATE) + AHEAD
-        with tidied_seldom():
-            await self._all(min(count, max(1, job.total or count)))
 
     async def _with_model(self, base: Request) -> Request:
         if self._call.shelf.replays:
@@ -149,7 +173,7 @@ class Run:
     async def _all(self, count: int) -> None:
         feeding = asyncio.create_task(self._feed())
         working = [asyncio.create_task(self._work()) for _ in range(count)]
-        telling = asyncio.create_task(self._tell())
+        telling: asyncio.Future[Any] = asyncio.gather(self._tell(), self._meet())
         everyone = asyncio.gather(feeding, *working)
         try:
             # At a limit the other rows are looked up still: what is kept is free. An iterator may
@@ -161,7 +185,7 @@ class Run:
                 # What is on its way is waited for as long as the user does.
                 answered = asyncio.gather(*working, return_exceptions=True)
                 if not await _until(answered, self._left):
-                    await asyncio.wait(working, timeout=GRACE)
+                    await asyncio.wait(working, timeout=self.grace)
         finally:
             for task in (telling, feeding, *working):
                 task.cancel()
@@ -183,9 +207,18 @@ class Run:
             self.standing = self.outcome.standing(self.job.total, held)
             await asyncio.sleep(TOLD)
 
+    async def _meet(self) -> None:
+        """Keeps to what others hear who ask the same server, as long as it lasts."""
+        while self._meeting is not None:
+            met = await self._meeting.once()
+            if met is not None and met.state == STOPPED:
+                self._left.set()
+                self._stop_sending()
+            await asyncio.sleep(EVERY)
+
     async def _feed(self) -> None:
         """Looks rows up, a batch at a time, and hands on what is missing."""
-        batches = Batches(self.job, self._call.shelf, lambda: self.outcome.wants_rows)
+        batches = Batches(self.job, self._lookup(), lambda: self.outcome.wants_rows)
         # A small one first, so that there is something to see.
         for size in itertools.chain((16,), itertools.repeat(BATCH)):
             while self._held > LARGEST:
@@ -199,7 +232,7 @@ class Run:
                 # Not before: what is kept is found without a key.
                 self._ready = True
                 try:
-                    await self._wire.ready(whole=True)
+                    await self._prepare()
                 except LLMError as error:
                     self._end(error)
             for todo in batch.todo:
@@ -208,6 +241,14 @@ class Run:
         self.outcome.ended = self.outcome.ended or batches.failure
         self.pulled = True
         await self._queue.put(None)
+
+    def _lookup(self) -> Shelf:
+        """Where rows are looked up before they are asked."""
+        return self._call.shelf
+
+    async def _prepare(self) -> None:
+        """Makes what is needed to ask."""
+        await self._wire.ready(whole=True)
 
     def _take(self, batch: Batch) -> None:
         outcome = self.outcome

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import uuid
 import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from llm_magic.chats import NOWHERE, Chats, Place
 from llm_magic.errors import PromptError
 from llm_magic.prompt import Content, messages
 from llm_magic.settings import LLMMagic, api_key
+from llm_magic.storage import open_pace
 from llm_magic.types import Request, Response, Wish
 from llm_magic.views import Feed, show_answers
 from llm_magic.watch import Limits
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from llm_magic.desk import Desk
     from llm_magic.engine import Call
     from llm_magic.gate import Gate
+    from llm_magic.meeting import Meeting, Pace
     from llm_magic.structured import Schema
 
 _T = TypeVar("_T")
@@ -39,11 +42,15 @@ class Session:
 
     Args:
         shell: The IPython shell, or None in a plain script.
+        settings: What is set; the shell's own if there is none.
+        desk: The stores and limits; those of the settings if there is none.
     """
 
-    def __init__(self, shell: Any = None) -> None:
+    def __init__(
+        self, shell: Any = None, *, settings: LLMMagic | None = None, desk: Desk | None = None
+    ) -> None:
         self.shell = shell
-        self.settings = LLMMagic(parent=shell)
+        self.settings = settings or LLMMagic(parent=shell)
         self.pid = os.getpid()
         self.chats = Chats()
         self.background = Background(shell)
@@ -53,7 +60,9 @@ class Session:
         self._wires: dict[tuple[str, str], OpenAIWire] = {}
         self._gates: dict[tuple[str, str], Gate] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._desk: Desk | None = None
+        self._desk = desk
+        self._name = uuid.uuid4().hex
+        self._pace: tuple[Any, Pace | None] | None = None
         self._lock = threading.Lock()
         self._shown: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         if shell is not None:
@@ -161,6 +170,26 @@ class Session:
         from llm_magic.gate import Gate
 
         return self._gates.setdefault((request.base_url, request.model), Gate())
+
+    def meeting(self, request: Request, gate: Gate | None, run: str = "") -> Meeting | None:
+        """Where a run over rows meets others who ask the same; None without a shared store.
+
+        Args:
+            request: Names the server and the model.
+            gate: Where the run's requests wait for their turn; None where others ask for it.
+            run: Its name, where several processes have a part in it.
+        """
+        from llm_magic.meeting import Meeting, Visit
+
+        settings, user = self.settings, self.desk.user
+        made_for = (settings.store, settings.team, user)
+        if self._pace is None or self._pace[0] != made_for:
+            self._pace = made_for, open_pace(settings, user)
+        pace = self._pace[1]
+        if pace is None:
+            return None
+        line = f"{request.base_url} {request.model}"
+        return Meeting(pace, Visit(self._name, line, asks=gate is not None, run=run), gate)
 
     async def _counted(self, request: Request, feed: Feed, call: Call, cell: str) -> Response:
         from llm_magic.engine import ask

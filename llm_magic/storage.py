@@ -12,6 +12,7 @@ from llm_magic.ledger import Ledger
 from llm_magic.settings import LLMMagic
 
 if TYPE_CHECKING:
+    from llm_magic.meeting import Pace
     from llm_magic.stores.redis.server import Server
 
 
@@ -72,6 +73,15 @@ def open_ledger(
     from llm_magic.stores.spare import SpareLedger
 
     return SpareLedger(ledger, _local_ledger(settings, kernel, user, trouble), trouble)
+
+
+def open_pace(settings: LLMMagic, user: str) -> Pace | None:
+    """Where processes that ask the same server meet; None where no store is shared."""
+    if settings.store == "disk":
+        return None
+    from llm_magic.stores.redis.pace import RedisPace
+
+    return RedisPace(_server(settings), user=user, team=settings.team)
 
 
 def _local_ledger(settings: LLMMagic, kernel: str, user: str, trouble: Trouble) -> Ledger:

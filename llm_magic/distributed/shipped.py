@@ -1,0 +1,284 @@
+"""A run whose rows are asked by workers: gathered into chunks, sent, and taken as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llm_magic.batches import Todo
+from llm_magic.distributed.parcel import Parcel, error_of, response_of
+from llm_magic.distributed.pools import Pool, failure, result
+from llm_magic.distributed.spec import packed, run_name, spec_for
+from llm_magic.distributed.worker import run_chunk
+from llm_magic.entries import Fingerprint
+from llm_magic.errors import InvalidAnswer, QuotaExceeded
+from llm_magic.meeting import EVERY, GOING, STOPPED, Meeting
+from llm_magic.rows import GRACE, Run
+from llm_magic.types import Request, Response
+
+if TYPE_CHECKING:
+    from llm_magic.job import Job
+    from llm_magic.outcome import Outcome
+    from llm_magic.session import Session
+
+CHUNK = 250
+"""Rows of a chunk at most,"""
+CHARACTERS = 4_000_000
+"""and characters of its prompts, about: rows of pictures go in smaller ones."""
+LINGER = 0.1
+"""Seconds without another row after which a chunk goes as it is."""
+MOST = 512
+"""Chunks that are under way at most."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """Where the rows of a job are asked, if not in the kernel.
+
+    Attributes:
+        pool: The workers.
+        shared: Whether they share cache, limits and pace through Redis.
+    """
+
+    pool: Pool
+    shared: bool
+
+
+class Abroad:
+    """The gates of all workers, as a run is told of them."""
+
+    held_until: float | None = None
+
+    def __init__(self) -> None:
+        self._workers: dict[str, tuple[int, float | None]] = {}
+
+    def heard(self, parcel: Parcel) -> None:
+        """What a worker said of its gate."""
+        self._workers[parcel.who] = parcel.window, parcel.rate
+
+    @property
+    def window(self) -> int:
+        """Requests that may be under way at a time."""
+        return sum(window for window, _ in self._workers.values())
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second; None where a worker knows no limit."""
+        rates = [rate for _, rate in self._workers.values()]
+        return sum(filter(None, rates)) if rates and None not in rates else None
+
+
+class Shipped(Run):
+    """One run over rows on several workers; lives on the session's loop.
+
+    Args:
+        session: The kernel's.
+        job: What is to be done, with its team.
+        outcome: Where it goes.
+    """
+
+    # A worker hears of the end within a second, and waits for its own last answers.
+    grace = GRACE + 1.5
+
+    def __init__(self, session: Session, job: Job, outcome: Outcome) -> None:
+        super().__init__(session, job, outcome)
+        self._team: Team = job.team
+        self._name = run_name()
+        self._numbers = itertools.count()
+        self._gathering = asyncio.Lock()
+        self._under_way: dict[Any, float] = {}
+        self._slots = 1
+        self._abroad = Abroad()
+        self._spec: bytes | None = None
+
+    def _find_gate(self) -> Any:
+        return self._abroad
+
+    def _find_meeting(self) -> Meeting | None:
+        if not self._team.shared:
+            return None
+        return self._session.meeting(self.job.base, None, self._name)
+
+    async def through(self) -> None:
+        """Has every row asked, and returns when no more is to be had.
+
+        Raises:
+            LLMError: Nothing can be asked at all.
+        """
+        self._since = time.time()
+        self._slots = await asyncio.to_thread(lambda: self._team.pool.slots)
+        await super().through()
+
+    async def _prepare(self) -> None:
+        """Makes what workers must know; the key is theirs to have."""
+        if self._meeting:
+            await self._meeting.once(state=GOING)
+        self._spec = await asyncio.to_thread(self._packed)
+
+    def _packed(self) -> bytes:
+        job, team = self.job, self._team
+        at_once = job.at_once
+        if at_once is not None:
+            job = replace(job, at_once=max(1, at_once // team.pool.processes))
+        spec = spec_for(self._session, job, self._name, shared=team.shared, cell=self._cell)
+        return packed(replace(spec, since=self._since))
+
+    async def _meet(self) -> None:
+        """Says that the run goes on, and sees how many workers there are."""
+        while True:
+            if self._meeting and self._ready:
+                await self._meeting.once(state=STOPPED if self._halted.is_set() else GOING)
+            with suppress(Exception):
+                self._slots = await asyncio.to_thread(lambda: self._team.pool.slots)
+            await asyncio.sleep(EVERY)
+
+    def _most(self) -> int:
+        """Chunks that may be under way: two for each that runs, so that no worker waits."""
+        most = 2 * self._slots
+        return most if self.job.at_once is None else min(most, self.job.at_once)
+
+    async def _work(self) -> None:
+        """Sends chunks, one after the other."""
+        while chunk := await self._chunk():
+            try:
+                await self._send(chunk)
+            finally:
+                self._held -= sum(todo.size for todo in chunk)
+                self._room.set()
+                self._crowd.leave()
+
+    async def _chunk(self) -> list[Todo]:
+        """The next rows, when a worker has room for them; nothing behind the last."""
+        await self._crowd.enter()
+        async with self._gathering:
+            chunk = await self._gathered()
+        if not chunk:
+            self._crowd.leave()
+        return chunk
+
+    async def _gathered(self) -> list[Todo]:
+        most, chunk, size = self._chunk_size(), list[Todo](), 0
+        while len(chunk) < most and size < CHARACTERS:
+            try:
+                async with asyncio.timeout(LINGER if chunk else None):
+                    todo = await self._queue.get()
+            except TimeoutError:
+                break
+            if todo is None:
+                # For the others.
+                self._queue.put_nowait(None)
+                break
+            chunk.append(todo)
+            size += todo.size
+        return chunk
+
+    def _chunk_size(self) -> int:
+        """Rows of the next chunk: fewer where there would be none for some of the workers."""
+        total = self.job.total
+        return CHUNK if total is None else max(1, min(CHUNK, -(-total // self._slots)))
+
+    async def _send(self, chunk: list[Todo]) -> None:
+        """Has a chunk done; what a limit refused is sent again once others have given room back."""
+        left = {todo.place: todo for todo in chunk}
+        while left and not self._halted.is_set():
+            since = self._crowd.begin()
+            try:
+                refused = await self._done(left)
+            except BaseException:
+                self._crowd.ended()
+                raise
+            if refused is None:
+                self._crowd.ended()
+                return
+            if not await self._crowd.refused(since):
+                self._end(refused)
+
+    async def _done(self, left: dict[int, Todo]) -> QuotaExceeded | None:
+        """Has rows done, and takes off what came; gives why a limit refused the others."""
+        rows = [(place, todo.request.messages[-1]["content"]) for place, todo in left.items()]
+        pool, number = self._team.pool, next(self._numbers)
+        try:
+            future = await asyncio.to_thread(pool.submit, run_chunk, self._spec, number, rows)
+        except Exception as error:  # noqa: BLE001
+            # Whatever a pool says that takes nothing more.
+            self._end(failure(error))
+            return None
+        self._under_way[future] = time.monotonic()
+        try:
+            parcel: Parcel = await result(future)
+        except asyncio.CancelledError:
+            pool.cancel(future)
+            raise
+        except Exception as error:  # noqa: BLE001
+            # Whatever a worker raised, or became of it.
+            if not self._halted.is_set():
+                self._end(failure(error))
+            return None
+        finally:
+            del self._under_way[future]
+            pool.release(future)
+        await self._take_parcel(parcel, left)
+        ended = error_of(parcel.ended) if parcel.ended else None
+        if isinstance(ended, QuotaExceeded):
+            return ended
+        if ended is not None:
+            self._end(ended)
+        return None
+
+    async def _take_parcel(self, parcel: Parcel, left: dict[int, Todo]) -> None:
+        self._abroad.heard(parcel)
+        self.purse.spent += parcel.spent
+        for message, fix in parcel.troubles:
+            self._session.desk.trouble(message, fix)
+        schema = self.job.base.schema
+        plain = [(place, response_of(each)) for place, each in parcel.answers]
+        # The notebook's validators may take long, or ask a model themselves.
+        read = await asyncio.to_thread(lambda: [(p, _fit(schema, each)) for p, each in plain])
+        kept: list[tuple[Request, Fingerprint, Response]] = []
+        for place, response in read:
+            todo = left.pop(place)
+            if isinstance(response, InvalidAnswer):
+                self._fail(place, response)
+                continue
+            self._failures = 0
+            self.outcome.answered(place, response, todo.row)
+            if response.cached:
+                self._session.desk.saved(response, self._cell)
+            kept.append((todo.request, todo.print_, response))
+        for place, error in parcel.failures:
+            del left[place]
+            self._fail(place, error_of(error))
+        await self._keep(kept)
+
+    async def _keep(self, answers: list[tuple[Request, Fingerprint, Response]]) -> None:
+        """Keeps what workers have kept for themselves only; and a cassette takes down all."""
+        shelf = self._call.shelf
+        if answers and (shelf.cassette or not self._team.shared):
+            await asyncio.to_thread(
+                shelf.keep_many, [(print_, each) for _, print_, each in answers]
+            )
+
+    def _stop_sending(self) -> None:
+        super()._stop_sending()
+        if self._meeting and self._ready:
+            # Not when it is due: each second more is paid for.
+            self._told = asyncio.ensure_future(self._meeting.once(state=STOPPED))
+        elif not self._team.shared:
+            # What is queued only: a chunk that runs cannot be told, and its answers are kept here.
+            for future in list(self._under_way)[self._slots :]:
+                self._team.pool.cancel(future)
+
+
+def _fit(schema: Any, response: Response) -> Response | InvalidAnswer:
+    """The response by the notebook's own classes."""
+    if schema is None:
+        return response
+    try:
+        fitted: Response = schema.fit(response)
+    except InvalidAnswer as error:
+        return error
+    return fitted
