@@ -89,8 +89,8 @@ class QuotaExceeded(LLMError):
     """A limit that you set would be passed. Nothing was sent.
 
     Attributes:
-        scope: Whose limit: ``"kernel"``, ``"user"``, or ``--max-cost`` of a ``"call"`` or of a
-            ``"run"`` over rows.
+        scope: Whose limit: ``"kernel"``, ``"user"``, ``"team"``, or ``--max-cost`` of a ``"call"``
+            or of a ``"run"`` over rows.
         metric: What it limits: ``"requests"``, ``"tokens"`` or ``"usd"``.
         cap: The limit: a number of requests or tokens, or USD as a Decimal.
         used: What counts against it now, holds of running calls included.
