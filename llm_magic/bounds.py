@@ -266,6 +266,15 @@ def shown(metric: Metric, amount: int, *, bare: bool = False) -> str:
     return f"{amount:,}" if bare else f"{amount:,} {name}"
 
 
+def in_the_way(worst: Worst, standing: Sequence[tuple[Limit, int]]) -> Full | None:
+    """The limit that a request would pass if it were sent now; of several, the first."""
+    for limit, used in standing:
+        asked = worst.amount.of(limit.metric)
+        if used + asked > limit.cap:
+            return Full(limit, used, asked, None)
+    return None
+
+
 def refusal(full: Full, team: str = "") -> QuotaExceeded:
     """The error of a claim that does not fit.
 

@@ -224,9 +224,11 @@ class CacheControl:
 
     def stats(self) -> Table:
         """How much is kept, and where."""
-        held = self._desk.cache.size()
-        full = bar(held.bytes, held.limit)
-        row = (f"{held.entries:,}", size(held.bytes), size(held.limit), full, held.place)
+        held, settings = self._desk.cache.size(), self._desk.settings
+        # A server need not have a limit; on disk, 0 is one.
+        limited = held.limit or settings.store == "disk" or not settings.cache_size
+        limit = (size(held.limit), bar(held.bytes, held.limit)) if limited else ("none", "")
+        row = (f"{held.entries:,}", size(held.bytes), *limit, held.place)
         return Table((" answers", " size", " limit", "", "place"), [row])
 
     def list(self, count: int = _LISTED) -> Table:

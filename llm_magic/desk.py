@@ -15,7 +15,7 @@ from typing import Any
 from llm_magic import limits as spoken
 from llm_magic import sharing
 from llm_magic.booking import Quota
-from llm_magic.bounds import Terms, Worst, worst_case
+from llm_magic.bounds import Terms, Worst, in_the_way, refusal, worst_case
 from llm_magic.cassette import Cassette
 from llm_magic.entries import Cache, fingerprint
 from llm_magic.errors import (
@@ -142,6 +142,8 @@ class Desk:
         try:
             standing = self.now(self.quota.ledger.standing, terms.limits)
             worst = worst_case(request, body, terms, standing)
+            if full := in_the_way(worst, standing):
+                raise refusal(full, terms.team)
         except (QuotaExceeded, StoreError) as error:
             return request.max_tokens, f"Not in the cache, and it would be refused: {error}"
         return worst.request.max_tokens, f"{_most(worst)} Not in the cache."

@@ -355,6 +355,18 @@ def test_dry_run_says_what_would_be_refused(priced: Terminal, server: ScriptedSe
     assert server.requests == []
 
 
+def test_dry_run_says_which_limit_it_would_pass(
+    terminal: Terminal, server: ScriptedServer, keeping: None
+) -> None:
+    terminal.run("%llm_quota --requests 1")
+    terminal.run("%llm -m scripted-model Hello")
+    said = terminal.run("%llm -m scripted-model --dry-run Other").out
+
+    assert "it would be refused: This kernel has used 1 of 1 request in 1 h" in said
+    assert "costs nothing" in terminal.run("%llm -m scripted-model --dry-run Hello").out
+    assert len(server.requests) == 1
+
+
 def broken_by(break_it: Callable[[Path], None], terminal: Terminal) -> Any:
     terminal.run("%llm First")
     session.current().close()

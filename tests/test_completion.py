@@ -181,7 +181,7 @@ def test_of_the_other_magics(terminal: Terminal) -> None:
     assert tab(terminal, "%llm_quota --") == [
         *("--requests", "--tokens", "--usd", "--per", "--scope", "--reset")
     ]
-    assert tab(terminal, "%llm_quota --scope ") == ["kernel", "user"]
+    assert tab(terminal, "%llm_quota --scope ") == ["kernel", "user", "team"]
     assert tab(terminal, "%llm_usage --by d") == ["day"]
     assert tab(terminal, "%llm_usage --by=d") == ["--by=day"]
     assert tab(terminal, "%llm_cache ") == ["stats", "list", "clear", "prune", "--unused"]

@@ -553,6 +553,13 @@ def test_answers_are_each_person_s_own_unless_the_team_shares_them(
     assert len(server.requests) == 3
 
 
+def test_a_server_without_a_limit_is_not_full(team: Terminal, keeping: None) -> None:
+    team.run("%llm -m scripted-model Hello")
+    stats = team.run("%llm_cache").out.splitlines()[-1]
+
+    assert re.match(r" +1 +\d+ B +none +127\.0\.0\.1", stats)
+
+
 def test_clear_says_whose_answers_went(
     team: Terminal, keeping: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
