@@ -198,8 +198,7 @@ class RedisServer:
             config: Lines that differ from now on.
         """
         self.kill()
-        self._set(config)
-        self._start()
+        self._start(**config)
 
     def stop(self) -> None:
         """Ends it for good and deletes its folder."""
@@ -212,8 +211,13 @@ class RedisServer:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def begin(self) -> None:
-        """Starts it without waiting until it answers, as for one that loads for long."""
+    def begin(self, **config: object) -> None:
+        """Starts it without waiting until it answers, as for one that loads for long.
+
+        Args:
+            config: Lines that differ from now on.
+        """
+        self._set(config)
         lines = {"save": "", "bind": "127.0.0.1", "dir": self.folder, "logfile": "log"}
         if self._tls is not None:
             lines |= {"port": 0, "tls-port": self.port, "tls-auth-clients": "no"}
@@ -238,8 +242,8 @@ class RedisServer:
     def _set(self, config: dict[str, object]) -> None:
         self._config |= {name.replace("_", "-"): value for name, value in config.items()}
 
-    def _start(self) -> None:
-        self.begin()
+    def _start(self, **config: object) -> None:
+        self.begin(**config)
         with self.client() as client:
             wait_until(lambda: self._answers(client))
 

@@ -12,12 +12,14 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain, islice
 from typing import Any
 
 from llm_magic.entries import Cache, Row, Size, Trouble
 from llm_magic.errors import StoreError
 from llm_magic.stores.many import parts
+from llm_magic.stores.redis.faults import kind_of
 from llm_magic.stores.redis.many import in_one_go
 from llm_magic.stores.redis.server import RETRY, Server
 
@@ -30,10 +32,22 @@ LARGEST = 16 * 1024**2
 REMEMBERED = 100_000
 """Most rows in the spare cache that are moved once the server is back."""
 
+_READABLE = {"forbidden", "replica", "full"}
+"""Kinds of faults with which a row can be read still, if it is not prolonged."""
+
 _LONGEST = 10 * 365 * 86_400.0
 _READ_AT_ONCE = 512
 _MOVED_AT_ONCE = 64
 _CLOSING = 2.0
+
+
+class _Due:
+    """That a row of the spare cache is to be moved, or, where ``moves`` is not, to be deleted."""
+
+    __slots__ = ("moves",)
+
+    def __init__(self, moves: bool) -> None:
+        self.moves = moves
 
 
 class RedisCache:
@@ -68,10 +82,11 @@ class RedisCache:
         """Starts with nothing to be moved, as a forked process does: it is its parent's to move."""
         self._lock = threading.Lock()
         self._moving = threading.Lock()
-        # What is to be done in the server once it is back: rows of the spare cache to be moved
-        # there (True), rows to be deleted (False).
-        self._due: dict[str, bool] = {}
+        # What is to be done in the server once it is back. Changed with the lock, and the spare
+        # cache together with it, so that nobody moves what is not there yet.
+        self._due: dict[str, _Due] = {}
         self._write_at = 0.0
+        self._prolongs = self._ttl is None
 
     def get(self, key: str) -> bytes | None:
         """The row of a key."""
@@ -83,18 +98,29 @@ class RedisCache:
         if self._due:
             self._move()
             due = self._due.copy()
-            found = self._spare.get_many([key for key in keys if due.get(key)])
-            keys = [key for key in keys if due.get(key, True) and key not in found]
+            found = self._spare.get_many([key for key in keys if key in due and due[key].moves])
+            keys = [key for key in keys if key not in found and (key not in due or due[key].moves)]
         for first in range(0, len(keys), _READ_AT_ONCE):
             part = keys[first : first + _READ_AT_ONCE]
             try:
-                values = self._run([self._reading(key) for key in part])
+                values = self._read(part)
             except StoreError as error:
                 self._work_around(error)
                 return found | self._spare.get_many(keys[first:])
             pairs = zip(part, values, strict=True)
             found |= {key: value for key, value in pairs if value is not None}
         return found
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        names = [self._prefix + key for key in keys]
+        if self._prolongs:
+            try:
+                return self._run([("GETEX", name, "PX", self._life) for name in names])
+            except StoreError as error:
+                if (kind := kind_of(error)) not in _READABLE:
+                    raise
+                self._prolongs = kind != "forbidden"
+        return self._run([("GET", name) for name in names])
 
     def put(self, key: str, value: bytes) -> None:
         """Keeps a row, in place of an older one."""
@@ -113,9 +139,11 @@ class RedisCache:
         """Rows, the last used first; told to a millisecond."""
         self._move()
         now = time.time()
-        due = [key for key, there in self._due.copy().items() if there]
-        waiting = (Row(key, value, now) for key, value in self._spare.get_many(due).items())
-        yield from islice(chain(waiting, self._stored(limit, now)), limit)
+        due = self._due.copy()
+        kept = self._spare.get_many([key for key, each in due.items() if each.moves])
+        waiting = (Row(key, value, now) for key, value in kept.items())
+        stored = (row for row in self._stored(limit, now) if row.key not in due)
+        yield from islice(chain(waiting, stored), limit)
 
     def drop(self, unused_since: float | None = None) -> int:
         """Forgets rows not used since a Unix time in seconds (None: all); returns how many."""
@@ -139,10 +167,12 @@ class RedisCache:
         try:
             for names in self._server.scan(self._prefix):
                 entries += len(names)
-                size += sum(self._run([("MEMORY USAGE", name) for name in names]))
+                found = self._run([("MEMORY USAGE", name) for name in names])
+                size += sum(each or 0 for each in found)
             limit = sum(int(each.get("maxmemory", 0)) for each in self._server.memory())
         except StoreError as error:
             self._work_around(error)
+            return self._spare.size()
         return Size(entries, size, limit, self._server.place)
 
     def close(self) -> None:
@@ -165,11 +195,6 @@ class RedisCache:
         self._troubled = False
         return done
 
-    def _reading(self, key: str) -> tuple[Any, ...]:
-        name = self._prefix + key
-        # A set age counts from when a row was written.
-        return ("GETEX", name, "PX", self._life) if self._ttl is None else ("GET", name)
-
     def _put(self, rows: Sequence[tuple[str, bytes]]) -> None:
         # The last one of a key counts. One that is too large goes, with the older one.
         self._change({key: value if len(value) <= LARGEST else None for key, value in rows})
@@ -178,19 +203,21 @@ class RedisCache:
         """Keeps rows, and deletes those that are None."""
         if self._due:
             self._move()
-        if self._write(rows):
-            self._done([key for key in rows if key in self._due])
-            return
+        # An older row that is on its way must not come after this one.
+        with self._moving if self._due.keys() & rows.keys() else nullcontext():
+            if self._write(rows):
+                self._done({key: self._due[key] for key in rows if key in self._due})
+                return
         with self._lock:
-            for key, value in rows.items():
+            kept = {key: value for key, value in rows.items() if value is not None}
+            self._spare.put_many(list(kept.items()))
+            for key in rows:
+                if key not in kept:
+                    self._spare.delete(key)
                 self._due.pop(key, None)
-                self._due[key] = value is not None
+                self._due[key] = _Due(key in kept)
             while len(self._due) > REMEMBERED:
                 del self._due[next(iter(self._due))]
-        self._spare.put_many([(key, value) for key, value in rows.items() if value is not None])
-        for key, value in rows.items():
-            if value is None:
-                self._spare.delete(key)
 
     def _write(self, rows: Mapping[str, bytes | None]) -> bool:
         if time.monotonic() < self._write_at:
@@ -218,25 +245,27 @@ class RedisCache:
                 return False
             with self._lock:
                 due = dict(islice(self._due.items(), _MOVED_AT_ONCE))
-            rows = self._spare.get_many([key for key, there in due.items() if there])
+            rows = self._spare.get_many([key for key, each in due.items() if each.moves])
             for part in parts(list(rows.items())):
                 if not self._write(dict(part)):
                     return False
-                self._done([key for key, _ in part])
-            if not self._write({key: None for key, there in due.items() if not there}):
+                self._done({key: due[key] for key, _ in part})
+            if not self._write({key: None for key, each in due.items() if not each.moves}):
                 return False
             # With those that the spare cache has given up meanwhile.
-            self._done([key for key in due if key not in rows])
+            self._done(due)
             return True
         finally:
             self._moving.release()
 
-    def _done(self, keys: Sequence[str]) -> None:
-        """Nothing more is to be done for these keys."""
+    def _done(self, due: Mapping[str, _Due]) -> None:
+        """Takes note of what was done, unless it is due again."""
         with self._lock:
-            moved = [key for key in keys if self._due.pop(key, False)]
-        for key in moved:
-            self._spare.delete(key)
+            for key, each in due.items():
+                if self._due.get(key) is each:
+                    del self._due[key]
+                    if each.moves:
+                        self._spare.delete(key)
 
     def _used(self, names: Sequence[bytes], now: float) -> dict[bytes, float]:
         """When rows were used, of those that are still there."""
@@ -258,12 +287,14 @@ class RedisCache:
                 for name, value in zip(part, values, strict=True):
                     if value is not None:
                         yield Row(name.decode()[len(self._prefix) :], value, min(used[name], now))
+            return
         except StoreError as error:
             self._work_around(error)
+        yield from self._spare.rows(limit)
 
     def _work_around(self, error: StoreError) -> None:
         """Tells of a fault, unless it is part of one that was told."""
-        kind = vars(error).get("kind", "")
+        kind = kind_of(error)
         if kind not in self._told and not self._troubled:
             self._told.add(kind)
             message = f"{error.args[0]} Answers are kept on this machine meanwhile."

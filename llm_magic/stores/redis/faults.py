@@ -35,6 +35,11 @@ class Fault(NamedTuple):
         return StoreError(message, fix=self.fix, kind=self.kind)
 
 
+def kind_of(error: StoreError) -> str:
+    """The kind of the fault that an error tells of; empty where it tells of none."""
+    return str(vars(error).get("kind", ""))
+
+
 def missing(why: str) -> StoreError:
     """The library is not there."""
     return StoreError(
