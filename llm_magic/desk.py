@@ -170,7 +170,7 @@ class Desk:
     def cache(self) -> Cache:
         """The cache that is set."""
         settings = self.settings
-        made_for = (settings.cache_dir, settings.cache_size, *self._place, settings.cache_ttl)
+        made_for = (settings.cache_dir, settings.cache_size, *self.place, settings.cache_ttl)
         if self._cache is None or self._cache[0] != made_for:
             with self._lock:
                 if self._cache is None or self._cache[0] != made_for:
@@ -186,7 +186,7 @@ class Desk:
         Raises:
             StoreError: It cannot be used, and the settings are strict.
         """
-        made_for = (self.settings.ledger_dir, self.settings.quota_strict, *self._place)
+        made_for = (self.settings.ledger_dir, self.settings.quota_strict, *self.place)
         with self._lock:
             if self._quota is None or self._quota[0] != made_for:
                 if self._executor is None:
@@ -202,10 +202,11 @@ class Desk:
             return self._quota[1]
 
     @property
-    def _place(self) -> tuple[Any, ...]:
-        """What says where the stores are, and whose."""
+    def place(self) -> tuple[Any, ...]:
+        """What says where the stores are, and whose; with another, they are opened anew."""
         settings = self.settings
-        return settings.store, settings.store_scope, settings.team, self.user
+        password = settings.store_password(files=False)
+        return settings.store, password, settings.store_scope, settings.team, self.user
 
     @property
     def prices(self) -> Prices:
@@ -294,7 +295,9 @@ class Desk:
             self._executor.shutdown(wait=True)
             self._executor = None
         if self._quota:
-            self._quota[1].ledger.close()
+            # What it could not write stays held, and is booked in full.
+            with suppress(StoreError):
+                self._quota[1].ledger.close()
             self._quota = None
         if self._cache:
             self._cache[1].close()

@@ -14,11 +14,18 @@ class Secret(str):
         return "[key]"
 
 
-def from_environment(names: tuple[str, ...]) -> Secret:
-    """The first of these variables that is set, in the environment or in a ``.env`` file."""
+def from_environment(names: tuple[str, ...], *, files: bool = True) -> Secret:
+    """The first of these variables that is set, in the environment or in a ``.env`` file.
+
+    Args:
+        names: The variables.
+        files: Whether to look for such a file.
+    """
     for name in names:
         if secret := os.environ.get(name, "").strip():
             return Secret(secret)
+    if not files:
+        return Secret()
     from dotenv import dotenv_values, find_dotenv
 
     found = dotenv_values(find_dotenv(usecwd=True))

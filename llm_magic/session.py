@@ -182,7 +182,7 @@ class Session:
         from llm_magic.meeting import Meeting, Visit
 
         settings, user = self.settings, self.desk.user
-        made_for = (settings.store, settings.team, user)
+        made_for = self.desk.place
         if self._pace is None or self._pace[0] != made_for:
             self._pace = made_for, open_pace(settings, user)
         pace = self._pace[1]

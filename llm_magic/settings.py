@@ -232,6 +232,9 @@ class LLMMagic(Configurable):
 
     def _take(self, name: str, trait: TraitType[Any, Any], variable: str) -> None:
         text = os.environ[variable]
+        if name in _OURS and text[:1] == text[-1:] and text[:1] in ("'", '"'):
+            # As %env and env files keep them.
+            text = text[1:-1]
         try:
             setattr(self, name, trait.from_string(text))
         except WrongSetting as error:
@@ -296,13 +299,16 @@ class LLMMagic(Configurable):
         _fit(spoken.read, proposal, spoken.EXAMPLE)
         return str(proposal["value"]).strip()
 
-    def store_password(self) -> Secret:
+    def store_password(self, *, files: bool = True) -> Secret:
         """The password of the Redis server; empty where there is none.
 
         The one that was in the address, else LLM_MAGIC_STORE_PASSWORD from the environment or from
         a ``.env`` file in the working folder or above.
+
+        Args:
+            files: Whether to look for such a file.
         """
-        return self._password or from_environment((PASSWORD,))
+        return self._password or from_environment((PASSWORD,), files=files)
 
     def default_model(self) -> str:
         """The model to ask when a call names none; empty for a server's only one."""

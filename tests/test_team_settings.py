@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from traitlets.config import Config
 
 import llm_magic
 from llm_magic import limits, session
-from llm_magic.errors import PromptError, QuotaExceeded
+from llm_magic.errors import PromptError, QuotaExceeded, StoreError, StoreWarning
 from llm_magic.ledger import Limit
 from llm_magic.settings import LLMMagic, WrongSetting
 from llm_magic.testing import ScriptedServer
@@ -324,6 +325,15 @@ def test_one_line_gives_each_user_fifty_requests_an_hour(
     assert whose.startswith("you as ")
 
 
+@pytest.mark.filterwarnings("error")
+def test_quotes_around_a_line_of_settings_are_none_of_it(terminal: Terminal) -> None:
+    """As %env and env files keep them."""
+    terminal.run('%env LLM_MAGIC_LIMITS="7 requests per 1h per user"')
+    terminal.run("%env LLM_MAGIC_USER='ann'")
+
+    assert row(terminal, "you as ann")[3] == "7"
+
+
 def test_limits_come_from_config_and_from_a_config_file_as_well(bare_terminal: Terminal) -> None:
     bare_terminal.shell.config.LLMMagic.limits = "5 requests per 1h per user"
     restart(bare_terminal)
@@ -572,6 +582,51 @@ def test_clear_says_whose_answers_went(
     monkeypatch.delenv("LLM_MAGIC_STORE_SCOPE")
     enters("ann", team, monkeypatch)
     assert "1 answer removed." in team.run("%llm_cache clear").out
+
+
+@pytest.mark.filterwarnings("ignore::llm_magic.errors.StoreWarning")
+@pytest.mark.parametrize("password", ["s3cret", "wr0ng"])
+def test_a_server_with_a_password_is_used_and_the_password_shown_nowhere(
+    password: str,
+    terminal: Terminal,
+    server: ScriptedServer,
+    keeping: None,
+    start_redis: Callable[..., RedisServer],
+) -> None:
+    redis = start_redis(requirepass="s3cret")
+    terminal.run(f'%config LLMMagic.store = "{redis.url_of(password=password)}"')
+    ran = [terminal.run(cell) for cell in ("%llm Hello", "%llm_cache", "%llm_quota", "%tb")]
+
+    assert (ran[0].error is None) is (password == "s3cret")
+    assert len(server.requests) == (1 if password == "s3cret" else 0)
+    for each in ran:
+        assert password not in f"{each.out} {each.error!r}"
+
+
+def test_a_password_that_is_set_later_is_used_from_the_next_cell_on(
+    terminal: Terminal,
+    keeping: None,
+    start_redis: Callable[..., RedisServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis = start_redis(requirepass="s3cret")
+    terminal.run(f'%config LLMMagic.store = "{redis.url_of()}"')
+    with pytest.warns(StoreWarning, match="password"):
+        assert type(terminal.run("%llm Hello").error) is StoreError
+    monkeypatch.setenv("LLM_MAGIC_STORE_PASSWORD", "s3cret")
+
+    assert terminal.run("%llm Hello").error is None
+
+
+def test_a_server_that_is_away_keeps_no_kernel_from_ending(
+    terminal: Terminal, keeping: None, start_redis: Callable[..., RedisServer]
+) -> None:
+    redis = start_redis()
+    terminal.run(f'%config LLMMagic.store = "{redis.url}"')
+    for _ in range(2):
+        assert terminal.run("%llm -m m Hello").error is None
+    redis.kill()
+    session.current().close()
 
 
 @pytest.mark.kernel
