@@ -624,7 +624,8 @@ class TestComingBack:
                     key = f"{number} {turn}"
                     cache.put(key, key.encode() * 20)
                     written.add(key)
-                    assert cache.get(key) == key.encode() * 20, key
+                    # None where it was killed between the two.
+                    assert cache.get(key) in (key.encode() * 20, None)
                     turn += 1
                     time.sleep(0.002)
             except BaseException as error:
