@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_magic import sharing
+from llm_magic import limits, sharing
 from llm_magic.cassette import Cassette
 from llm_magic.desk import Desk
 from llm_magic.entries import Row, describe
@@ -40,6 +40,11 @@ def limit(
         PromptError: A number or a span of time is none; or there is no team.
         StoreError: The ledger cannot be written.
     """
+    if scope not in ("kernel", "user", "team"):
+        raise PromptError(
+            f"scope={scope!r} is nobody's; nothing was changed.",
+            fix='Name one of: scope="kernel", scope="user", scope="team"',
+        )
     if scope == "team":
         sharing.need_team(desk.settings, "A limit per team", "changed")
     given: dict[Metric, Any] = {"requests": requests, "tokens": tokens, "usd": usd}
@@ -93,12 +98,9 @@ def _window(desk: Desk, per: float | str | None, scope: Scope) -> float | None:
             )
         return None
     try:
-        length = seconds(text)
-        if length <= 0:
-            raise ValueError(f"{text!r} is no time")
+        return limits.window(text)
     except ValueError as error:
         raise PromptError(f"--per: {error}; nothing was changed.") from None
-    return length
 
 
 def _reset(desk: Desk, scope: Scope) -> None:

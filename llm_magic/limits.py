@@ -19,7 +19,21 @@ _LIMIT = re.compile(
     r"\s+per\s+(?P<one>.+?)\s+per\s+(?P<other>.+)",
     re.IGNORECASE,
 )
+SHORTEST, LONGEST = 0.001, 3660 * 86_400.0
+"""Of a window, in seconds: ledgers count in nanoseconds and microseconds, in 64 bits."""
 _SCOPES = ("kernel", "user", "team")
+
+
+def window(text: str | float) -> float:
+    """Seconds of a window of time in which something is limited.
+
+    Raises:
+        ValueError: It is no time, or none that a ledger can count in.
+    """
+    length = seconds(text)
+    if not SHORTEST <= length <= LONGEST:
+        raise ValueError(f"{text!r} is no time from 1 ms to 10 years; write 90s, 30min, 1h or 1d")
+    return length
 
 
 @lru_cache(maxsize=16)
@@ -64,13 +78,11 @@ def _read(part: str) -> _Part:
     if span == "kernel" and scope != "kernel":
         raise _wrong(part, f"a limit per {scope} outlives the kernel, so name a time")
     try:
-        window = None if span == "kernel" else seconds(span if span[0].isdigit() else f"1 {span}")
+        length = None if span == "kernel" else window(span if span[0].isdigit() else f"1 {span}")
     except ValueError:
-        window = 0
-    if window is not None and window <= 0:
-        raise _wrong(part, f"{span} is no time such as 30min, 1h or 1d")
+        raise _wrong(part, f"{span} is no time such as 30min, 1h or 1d") from None
     cap = nanos(number) if metric == "usd" else int(number)
-    limit = Limit(scope, metric, cap, window)
+    limit = Limit(scope, metric, cap, length)
     return _Part(limit, f"{number:f}", f"{metric} per {span} per {scope}")
 
 

@@ -273,7 +273,7 @@ class LLMMagic(Configurable):
     def _window(self, proposal: Any) -> str:
         text = proposal["value"]
         if text != "kernel":
-            _taken(seconds, text)
+            _taken(spoken.window, text)
         return str(text)
 
     @validate("store")

@@ -298,6 +298,8 @@ def test_quota_from_python(terminal: Terminal, server: ScriptedServer) -> None:
         llm_magic.ask("Two")
     llm_magic.quota(reset=True)
     llm_magic.ask("Two")
+    with pytest.raises(PromptError, match="scope='galaxy'"):
+        llm_magic.quota(requests=1, scope="galaxy")  # type: ignore[arg-type]
     llm_magic.quota(requests="none")
     assert "No limit is set" in repr(llm_magic.quota())
 
@@ -312,6 +314,8 @@ def test_quota_from_python(terminal: Terminal, server: ScriptedServer) -> None:
         "--usd nan",
         "--usd 1 --per soon",
         "--usd 1 --per 0s",
+        "--usd 1 --per 0.0000001s --scope user",
+        "--usd 1 --per 9999999999d --scope user",
         "--per 1h",
         "--requests 5 --scope user --per kernel",
         "--scope team --requests 1",

@@ -301,6 +301,7 @@ def test_limits_are_read(text: str, expected: list[Limit]) -> None:
         ("5.5 requests per 1h per user", "whole numbers"),
         ("50 requests per soon per user", "soon is no time"),
         ("50 requests per 0s per user", "0s is no time"),
+        ("50 requests per 9999999999d per user", "9999999999d is no time"),
         ("50 requests per 1h per galaxy", "per galaxy is not"),
         ("5 usd per kernel per team", "outlives the kernel"),
         ("5 usd per 1d per team 7 usd per 1h per user", "is not per kernel"),
