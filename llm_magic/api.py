@@ -223,7 +223,7 @@ def map_rows(
         schema=schema,
     )
     if is_lazy(frame):
-        return lazily(session, frame, make, on=on, unshared=unshared)
+        return lazily(session, frame, make, on=on, unshared=unshared, sample=sample)
     job = staffed(session, make(frame), on, unshared=unshared)
     view = choose_progress(shell, quiet=quiet, widgets=session.settings.widgets)
     # Where nobody sees it, nothing is looked up twice.

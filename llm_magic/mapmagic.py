@@ -111,7 +111,13 @@ class MapMagics(Magics):
         on = _workers(chosen.on, self.shell)
         if is_lazy(frame):
             lazy = lazily(
-                session, frame, make, on=on, unshared=chosen.unshared, plan=chosen.dry_run
+                session,
+                frame,
+                make,
+                on=on,
+                unshared=chosen.unshared,
+                sample=chosen.sample,
+                plan=chosen.dry_run,
             )
             return self._bound(chosen.out, lazy)
         job = staffed(session, make(frame), on, unshared=chosen.unshared)

@@ -226,6 +226,7 @@ def lazily(
     *,
     on: Any,
     unshared: bool,
+    sample: int | None = None,
     plan: bool = False,
 ) -> Any:
     """The Dask frame with its new columns; nothing is asked before it is computed.
@@ -236,7 +237,8 @@ def lazily(
         make: Makes the job of a pandas frame.
         on: Must be None.
         unshared: Whether each worker may have a cache and limits of its own.
-        plan: Whether it was to be said what it would come to.
+        sample: Must be None.
+        plan: Must be false.
 
     Raises:
         PromptError: It cannot be asked there, or the prompt makes no sense.
@@ -247,10 +249,11 @@ def lazily(
             "others; nothing was sent.",
             fix="Leave on= away (--on): the frame is computed by the client that is there.",
         )
-    if plan:
+    if plan or sample is not None:
         raise PromptError(
-            "What a Dask frame would come to is not known before it is computed; nothing was sent.",
-            fix="Look at some rows of it: %%llm_map frame.head(100) --dry-run",
+            "The rows of a Dask frame are not there before it is computed, for a sample or a "
+            "dry run; nothing was sent.",
+            fix=f"Take some of its rows: frame.head({sample or 100})",
         )
     from llm_magic.distributed import lazy_frame
 
