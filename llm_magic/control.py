@@ -124,6 +124,7 @@ def standing(desk: Desk) -> Table:
     sharing.check(desk.settings)
     quota = desk.quota
     lines = desk.now(quota.ledger.standing, desk.limits())
+    quota.in_usd = any(limit.metric == "usd" for limit, _ in lines)
     rows = [_standing_row(desk, *line) for line in lines]
     note = "" if rows else "No limit is set. Set one: %llm_quota --usd 2 --per 1d"
     return Table(("limit", "whose", " used", " of", " left", ""), rows, note=note)

@@ -541,6 +541,15 @@ def test_the_team_s_budget_is_in_the_status(
     assert re.search(r"· team \$0\.0\d+ of \$20\.00", shown)
 
 
+def test_the_budget_is_in_the_status_of_a_free_answer_as_well(
+    team: Terminal, keeping: None
+) -> None:
+    team.run("%llm -m scripted-model Hello")
+    team.run("%llm_quota --usd 20 --scope team")
+
+    assert "of $20.00" in team.run("%llm -m scripted-model Hello").out
+
+
 def test_another_team_counts_for_itself(team: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_MAGIC_LIMITS", "1 request per 1h per team")
     team.run("%llm One")
