@@ -239,10 +239,12 @@ class Server:
             if self._unix or not _of_cluster(library, client):
                 return client
             client.close()
-        # The one of the address may be the one that is down.
+        # The one of the address may be the one that is down, and so may the one that is asked
+        # first what commands there are.
         known = [library.cluster.ClusterNode(*each) for each in self._nodes]
-        never = Retry(NoBackoff(), 0)
-        made = library.RedisCluster(url=self._url, startup_nodes=known, retry=never, **options)
+        once = Retry(NoBackoff(), 1)
+        made = library.RedisCluster(url=self._url, startup_nodes=known, retry=once, **options)
+        made.retry = Retry(NoBackoff(), 0)
         self._cluster = True
         self._nodes = [(node.host, node.port) for node in made.get_nodes()]
         return made
