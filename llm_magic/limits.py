@@ -15,7 +15,8 @@ EXAMPLE = "50 requests per 1h per user"
 # A limit ends with a word: a comma behind a digit is one within a number, such as 1,000,000.
 _BETWEEN = re.compile(r"[;\n]|(?<!\d),")
 _LIMIT = re.compile(
-    r"(?P<dollar>\$\s*)?(?P<number>(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d+)?)\s*(?P<metric>requests?|tokens?|usd)?"
+    r"(?P<dollar>\$\s*)?(?P<number>(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d+)?)"
+    r"\s*(?P<metric>requests?|tokens?|usd)?"
     r"\s+per\s+(?P<one>.+?)\s+per\s+(?P<other>.+)",
     re.IGNORECASE,
 )
