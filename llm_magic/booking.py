@@ -266,7 +266,7 @@ class Quota:
         if group[0].hold.terms.strict:
             for each in group:
                 each.hold.refused = True
-            return [(each.future, copy.copy(error)) for each in group]
+            return [(each.future, _unsent(error)) for each in group]
         self._trouble(f"{error.args[0]} Calls are not counted.", error.fix)
         told, fitting = _bounded(group, [])
         for each in fitting:
@@ -318,6 +318,14 @@ class Quota:
             work(*arguments)
         except StoreError as error:
             self._trouble(str(error.args[0]), error.fix)
+
+
+def _unsent(error: StoreError) -> StoreError:
+    """The error for one more call, which says as well what was not done."""
+    told = copy.copy(error)
+    if "nothing was sent" not in str(error.args[0]).lower():
+        told.args = (f"{error.args[0]} Nothing was sent.",)
+    return told
 
 
 def _bounded(

@@ -622,7 +622,9 @@ def test_a_password_that_is_set_later_is_used_from_the_next_cell_on(
     redis = start_redis(requirepass="s3cret")
     terminal.run(f'%config LLMMagic.store = "{redis.url_of()}"')
     with pytest.warns(StoreWarning, match="password"):
-        assert type(terminal.run("%llm Hello").error) is StoreError
+        refused = terminal.run("%llm Hello")
+    assert type(refused.error) is StoreError
+    assert "Nothing was sent." in refused.out
     monkeypatch.setenv("LLM_MAGIC_STORE_PASSWORD", "s3cret")
 
     assert terminal.run("%llm Hello").error is None
