@@ -1,21 +1,29 @@
 #!lua flags=allow-oom
 -- What every script of the ledger begins with: the scopes of a call, their windows and sums.
 --
--- KEYS: 1 open, 2 leases, 3 flights; then the sums and the log of each scope; then, where a script
--- needs them, the usage of the user and of the kernel, the limits of the shared scopes, the calls.
+-- KEYS: 1 what is open; then the sums and the log of each scope; then what a script needs besides:
+-- the usage of the user and of the kernel, calls.
 -- ARGV: 1 the header as JSON; 2 what is asked, as JSON.
 --
+-- What is open: "c" and a call's id has its owner and the names of its scopes; "l" and an owner has
+-- the end of its lease; "f" and a request's key has the id and the owner of its open call.
 -- A log has a call as "requests tokens nanos id", by the moment when it was held. A window's sum is
 -- that of the entries with t > floor; to look at it moves the floor and takes off what has left, so
 -- that a hold costs the same with a hundred calls in the window and with a hundred thousand.
--- Moments and lengths are in microseconds: a double holds them exactly.
+-- Moments and lengths are in microseconds. All numbers are kept below 2^53: a double holds them.
 local H = cjson.decode(ARGV[1])
-local OPEN, LEASES, FLIGHTS = KEYS[1], KEYS[2], KEYS[3]
+local OPEN = KEYS[1]
+local LAST = 1 + 2 * H.scopes
 local SECOND = 1000000
 local HOUR, DAY = 3600 * SECOND, 86400 * SECOND
 -- Calls are known for so long at least, so that a longer limit that is set later counts them.
 local HISTORY = 25 * HOUR
 local MONTH, YEAR = 30 * DAY, 400 * DAY
+local NEVER = 2 ^ 53
+-- Places in a window, behind requests, tokens and nano-dollars. NEXT is a moment before which no
+-- entry leaves once the floor is there; ASKED is when a limit asked for it last.
+local FLOOR, NEXT, ASKED = 4, 5, 6
+local USAGE = '<ddddddddd'
 
 local function text(number)
     return string.format('%.0f', number)
@@ -25,61 +33,116 @@ local function expire(key, length)
     redis.call('PEXPIRE', key, text(math.ceil(length / 1000)))
 end
 
-local now
-if H.clock then
-    now = H.clock
-else
-    local time = redis.call('TIME')
-    now = tonumber(time[1]) * SECOND + tonumber(time[2])
+local function damaged()
+    error('what is stored is damaged')
 end
 
-local scopes = {}
+-- Leases are by the server's clock. Where it was set back, or another server took over, time stands
+-- still for everything that counts.
+local clock
+if H.clock then
+    clock = H.clock
+else
+    local time = redis.call('TIME')
+    clock = tonumber(time[1]) * SECOND + tonumber(time[2])
+end
+local now = clock
+
+local function numbers_in(entry)
+    local requests, tokens, nanos = string.match(entry, '^(%d+) (%d+) (%d+) ')
+    if not requests then
+        damaged()
+    end
+    return tonumber(requests), tonumber(tokens), tonumber(nanos)
+end
 
 local function count(sum, entries, sign)
     for _, entry in ipairs(entries) do
-        local requests, tokens, nanos = string.match(entry, '^(%d+) (%d+) (%d+) ')
+        local requests, tokens, nanos = numbers_in(entry)
         sum[1] = sum[1] + sign * requests
         sum[2] = sum[2] + sign * tokens
         sum[3] = sum[3] + sign * nanos
     end
 end
 
+local function next_after(scope, floor)
+    local found = redis.call(
+        'ZRANGEBYSCORE', scope.log, '(' .. text(floor), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    return tonumber(found[2]) or NEVER
+end
+
+local function counted(scope, floor, asked)
+    local sum = { 0, 0, 0, floor, NEVER, asked }
+    count(sum, redis.call('ZRANGEBYSCORE', scope.log, '(' .. text(floor), '+inf'), 1)
+    sum[NEXT] = next_after(scope, floor)
+    return sum
+end
+
 -- The sum of a window, up to now. Length 0 is without end: all since the scope began.
 local function window(scope, length)
     local sum = scope.windows[length]
     local floor = length > 0 and now - length or -1
-    if not sum or (length > 0 and floor - sum.floor > length) then
-        sum = { floor = floor, asked = now, 0, 0, 0 }
+    if not sum then
+        sum = counted(scope, floor, now)
         scope.windows[length] = sum
-        count(sum, redis.call('ZRANGEBYSCORE', scope.log, '(' .. text(floor), '+inf'), 1)
-    elseif floor > sum.floor then
-        local left = redis.call(
-            'ZRANGEBYSCORE', scope.log, '(' .. text(sum.floor), text(floor))
-        count(sum, left, -1)
-        sum.floor = floor
+        scope.longest = math.max(scope.longest, length)
+    elseif floor > sum[FLOOR] then
+        if floor - sum[FLOOR] > length then
+            sum = counted(scope, floor, sum[ASKED])
+            scope.windows[length] = sum
+        elseif floor >= sum[NEXT] then
+            local left = redis.call(
+                'ZRANGEBYSCORE', scope.log, '(' .. text(sum[FLOOR]), text(floor))
+            count(sum, left, -1)
+            sum[NEXT] = next_after(scope, floor)
+        end
+        sum[FLOOR] = floor
     end
     return sum
 end
 
-for number = 1, H.scopes do
+-- A scope's sums are doubles: now, the moment of the last pardon, that of the last tidying, how
+-- long its log is kept, how many limits were set for all kernels; of each of them metric, length and
+-- cap; of each window its length and what is in it.
+local function read_scope(number)
     local scope = {
-        sums = KEYS[2 + 2 * number], log = KEYS[3 + 2 * number], windows = {}, leaving = {}
+        sums = KEYS[2 * number], log = KEYS[2 * number + 1], windows = {}, limits = {},
+        pardon = -1, tidied = 0, longest = HISTORY, expires = 0,
     }
-    local stored = redis.call('HGETALL', scope.sums)
-    for field = 1, #stored, 2 do
-        if stored[field] == 'now' then
-            -- Where the server's clock was set back, or another one took over: time stands still.
-            now = math.max(now, tonumber(stored[field + 1]))
-        else
-            local floor, asked, requests, tokens, nanos = string.match(
-                stored[field + 1], '(%S+) (%S+) (%S+) (%S+) (%S+)')
-            scope.windows[tonumber(stored[field])] = {
-                floor = tonumber(floor), asked = tonumber(asked),
-                tonumber(requests), tonumber(tokens), tonumber(nanos),
-            }
+    local stored = redis.call('GET', scope.sums)
+    if stored then
+        local size = #stored / 8
+        if size < 5 or size % 1 > 0 then
+            damaged()
+        end
+        local found = { struct.unpack('<' .. string.rep('d', size), stored) }
+        for place = 1, size do
+            -- What is no number is not smaller either.
+            if not (found[place] > -NEVER and found[place] < 2 ^ 62) then
+                damaged()
+            end
+        end
+        local first = 6 + 3 * found[5]
+        if (size - first + 1) % 7 ~= 0 then
+            damaged()
+        end
+        now = math.max(now, found[1])
+        scope.pardon, scope.tidied, scope.expires = found[2], found[3], found[4]
+        for place = 6, first - 1, 3 do
+            scope.limits[#scope.limits + 1] = { unpack(found, place, place + 2) }
+        end
+        for place = first, size, 7 do
+            local length = found[place]
+            scope.longest = math.max(scope.longest, length)
+            scope.windows[length] = { unpack(found, place + 1, place + 6) }
         end
     end
-    scopes[number] = scope
+    return scope
+end
+
+local scopes = {}
+for number = 1, H.scopes do
+    scopes[number] = read_scope(number)
 end
 for _, scope in ipairs(scopes) do
     window(scope, 0)
@@ -92,27 +155,59 @@ for _, scope in ipairs(scopes) do
     end
 end
 
--- Writes the sums back; what no limit asks for any more goes.
-local function save()
-    for number, scope in ipairs(scopes) do
-        local fields, longest = { 'now', text(now) }, HISTORY
-        for length, sum in pairs(scope.windows) do
-            if length > 0 and sum.asked < now - length - DAY then
-                redis.call('HDEL', scope.sums, text(length))
-            else
-                longest = math.max(longest, length)
-                fields[#fields + 1] = text(length)
-                fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f %.0f',
-                    sum.floor, sum.asked, sum[1], sum[2], sum[3])
+local function save_scope(scope, lasting)
+    local longest = HISTORY
+    local found = { now, scope.pardon, scope.tidied, 0, #scope.limits }
+    for _, limit in ipairs(scope.limits) do
+        local place = #found
+        found[place + 1], found[place + 2], found[place + 3] = limit[1], limit[2], limit[3]
+    end
+    for length, sum in pairs(scope.windows) do
+        -- What no limit asks for any more goes.
+        if length == 0 or sum[ASKED] >= now - length - DAY then
+            longest = math.max(longest, length)
+            local place = #found
+            found[place + 1] = length
+            for each = 1, 6 do
+                found[place + 1 + each] = sum[each]
             end
         end
-        redis.call('HSET', scope.sums, unpack(fields))
-        expire(scope.sums, math.max(H.lasting[number] and YEAR or MONTH, longest))
+    end
+    if now - scope.tidied > HOUR / 2 then
         redis.call('ZREMRANGEBYSCORE', scope.log, '-inf', text(now - longest))
+        found[3] = now
+    end
+    if scope.entered or longest > scope.expires then
         expire(scope.log, longest + HOUR)
     end
-    for _, key in ipairs({ OPEN, LEASES, FLIGHTS }) do
-        expire(key, HISTORY + HOUR)
+    found[4] = longest
+    redis.call(
+        'SET', scope.sums, struct.pack('<' .. string.rep('d', #found), unpack(found)), 'PX',
+        text(math.ceil(math.max(lasting and YEAR or MONTH, longest) / 1000)))
+end
+
+-- Lines of usage that are to be written, by their key.
+local noted = {}
+
+-- Writes everything back.
+local function save()
+    for number, scope in ipairs(scopes) do
+        save_scope(scope, H.lasting[number])
+    end
+    for key, lines in pairs(noted) do
+        for field, numbers in pairs(lines) do
+            local stored = redis.call('HGET', key, field)
+            if stored then
+                local before = { struct.unpack(USAGE, stored) }
+                for metric = 1, 9 do
+                    numbers[metric] = numbers[metric] + before[metric]
+                end
+            end
+            -- With each day there is a new one.
+            if redis.call('HSET', key, field, struct.pack(USAGE, unpack(numbers))) == 1 then
+                expire(key, key == KEYS[LAST + 1] and YEAR or MONTH)
+            end
+        end
     end
 end
 
@@ -123,88 +218,133 @@ end
 -- Counts a call in a scope from moment t on (sign 1), or no longer (-1).
 local function add(scope, t, amount, sign)
     for _, sum in pairs(scope.windows) do
-        if sum.floor < t then
-            for metric = 1, 3 do
-                sum[metric] = sum[metric] + sign * amount[metric]
+        if sum[FLOOR] < t then
+            sum[1] = sum[1] + sign * amount[1]
+            sum[2] = sum[2] + sign * amount[2]
+            sum[3] = sum[3] + sign * amount[3]
+            if t < sum[NEXT] then
+                sum[NEXT] = t
             end
         end
     end
 end
 
 local function enter(id, t, amount)
+    local entry, moment = entry_of(amount, id), text(t)
     for _, scope in ipairs(scopes) do
-        redis.call('ZADD', scope.log, text(t), entry_of(amount, id))
-        add(scope, t, amount, 1)
+        if t > scope.pardon then
+            redis.call('ZADD', scope.log, moment, entry)
+            add(scope, t, amount, 1)
+            scope.entered = true
+        end
     end
 end
 
 -- Puts another amount in the place of what a call counts, in the scopes where it still does.
 local function exchange(id, t, before, after)
+    local old, new, moment = entry_of(before, id), after and entry_of(after, id), text(t)
+    if old == new then
+        return
+    end
     for _, scope in ipairs(scopes) do
-        if redis.call('ZREM', scope.log, entry_of(before, id)) == 1 then
+        if redis.call('ZREM', scope.log, old) == 1 then
             add(scope, t, before, -1)
             if after then
-                redis.call('ZADD', scope.log, text(t), entry_of(after, id))
+                redis.call('ZADD', scope.log, moment, new)
                 add(scope, t, after, 1)
+                scope.entered = true
             end
         end
     end
 end
 
--- A call is kept as JSON with its numbers as texts: cjson would round them.
+-- A call is {state, t, requests, tokens, nanos, key, model, cell, day, owner}; one that is done has
+-- nothing but its state. Whoever was voided before it was held is gone.
+local STATES = { held = 10, sent = 10, lost = 10, void = 10, gone = 10, done = 1 }
+
 local function read_call(key)
     local stored = redis.call('GET', key)
     if not stored then
         return nil
     end
-    local call = cjson.decode(stored)
-    call.t = tonumber(call.t)
-    for metric = 1, 3 do
-        call.amount[metric] = tonumber(call.amount[metric])
+    local call = cmsgpack.unpack(stored)
+    if type(call) ~= 'table' or not call[1] or STATES[call[1]] ~= #call then
+        damaged()
     end
-    return call
+    return {
+        state = call[1], t = call[2], amount = { call[3], call[4], call[5] }, key = call[6],
+        model = call[7], cell = call[8], day = call[9], owner = call[10],
+    }
 end
 
 local function write_call(key, call)
-    local amount = call.amount
-    local stored = cjson.encode({
-        state = call.state, t = text(call.t), key = call.key, model = call.model,
-        cell = call.cell, day = call.day, owner = call.owner,
-        amount = { text(amount[1]), text(amount[2]), text(amount[3]) },
-    })
-    redis.call('SET', key, stored, 'PX', text((HISTORY + HOUR) / 1000))
+    local stored = { call.state }
+    if call.state ~= 'done' then
+        local amount = call.amount
+        stored = {
+            call.state, call.t, amount[1], amount[2], amount[3], call.key, call.model, call.cell,
+            call.day, call.owner,
+        }
+    end
+    redis.call('SET', key, cmsgpack.pack(stored), 'PX', text((HISTORY + HOUR) / 1000))
+end
+
+local function lapsed(lease)
+    if not string.match(lease, '^%d+$') then
+        damaged()
+    end
+    return tonumber(lease) <= clock
 end
 
 local function is_leased(owner)
-    local lease = redis.call('HGET', LEASES, owner)
-    return lease and tonumber(lease) > now
+    local lease = redis.call('HGET', OPEN, 'l' .. owner)
+    return lease and not lapsed(lease)
+end
+
+-- Id and owner of the open call for a key, if there is one and its owner's lease has not run out.
+local function flying(key)
+    local found = redis.call('HGET', OPEN, 'f' .. key)
+    if not found then
+        return nil
+    end
+    local id, owner = string.match(found, '^(.-)\n(.*)$')
+    if not id then
+        damaged()
+    end
+    if redis.call('HEXISTS', OPEN, 'c' .. id) == 1 and (owner == H.owner or is_leased(owner)) then
+        return id, owner
+    end
 end
 
 -- A call is on its way no more: neither open, nor the flight of its key.
 local function land(id, call)
-    redis.call('HDEL', OPEN, id)
-    if call.key ~= '' and redis.call('HGET', FLIGHTS, call.key) == id .. '\n' .. call.owner then
-        redis.call('HDEL', FLIGHTS, call.key)
+    local key = 'f' .. call.key
+    if call.key ~= '' and redis.call('HGET', OPEN, key) == id .. '\n' .. call.owner then
+        redis.call('HDEL', OPEN, 'c' .. id, key)
+    else
+        redis.call('HDEL', OPEN, 'c' .. id)
     end
 end
 
--- Adds to the lines of usage, by day, model and cell.
+-- Adds to the lines of usage, by day, model and cell: {requests, input, output, cached, nanos,
+-- unpriced, hits, saved tokens, saved nanos}.
 local function note(call, numbers, sign)
-    for place, key in ipairs({ KEYS[4 + 2 * H.scopes], KEYS[5 + 2 * H.scopes] }) do
+    for place = 1, 2 do
         -- Cells are those of one kernel.
         local cell = place == 2 and call.cell or ''
-        local name = call.day .. '\31' .. call.model .. '\31' .. cell .. '\31'
-        for metric, number in pairs(numbers) do
-            if number ~= 0 then
-                redis.call('HINCRBY', key, name .. metric, text(sign * number))
-            end
+        local field = call.day .. '\31' .. call.model .. '\31' .. cell
+        local key = KEYS[LAST + place]
+        local lines = noted[key] or {}
+        local line = lines[field] or { 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+        for metric = 1, 9 do
+            line[metric] = line[metric] + sign * numbers[metric]
         end
-        expire(key, place == 1 and YEAR or MONTH)
+        lines[field], noted[key] = line, lines
     end
 end
 
 -- What a call is in the usage whose process died after it was sent: nobody knows its tokens.
 local function lost_numbers(call)
     local requests = call.amount[1]
-    return { requests = requests, nanos = call.amount[3], unpriced = requests }
+    return { requests, 0, 0, 0, call.amount[3], requests, 0, 0, 0 }
 end

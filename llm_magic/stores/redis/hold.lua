@@ -1,56 +1,61 @@
 -- Holds calls if they fit all limits, as if one after the other.
--- Header: owner, open (what is said of a call that is open), lease, day, limits as
--- {scope, metric, length, cap}, shared as {scope, key} for the limits that were set for all kernels.
+-- Header: owner, names (those of the scopes, as they are wanted back), lease, day, limits as
+-- {scope, metric, length, cap}.
 -- Asked: claims as {id, key, {requests, tokens, nanos}, model, cell, sent, place of the call's key}.
 -- Gives of each claim {'held'}, {'gone'}, {'flying', id, owner} or
 -- {'full', scope, metric, length, cap, used, asked, moment from which it fits or ''}.
 local limits = limits_of()
-local WALK = 20000
+local WALK, PAGE = 20000, 500
+local NUMBER = { '^(%d+) ', '^%d+ (%d+) ', '^%d+ %d+ (%d+) ' }
 
-local function leaving(scope, length)
-    local known = scope.leaving[length]
-    if not known then
-        local first = redis.call('ZCOUNT', scope.log, '-inf', text(scope.windows[length].floor))
-        known = { rank = first, times = {}, {}, {}, {} }
-        scope.leaving[length] = known
+-- What has left a window in all after each entry, the oldest first, as far as was asked.
+local function leaving(scope, length, metric)
+    scope.leaving = scope.leaving or {}
+    local name = length .. ' ' .. metric
+    if not scope.leaving[name] then
+        local floor = text(scope.windows[length][FLOOR])
+        local first = redis.call('ZCOUNT', scope.log, '-inf', floor)
+        scope.leaving[name] = { first = first, sums = {} }
     end
-    return known
+    return scope.leaving[name]
 end
 
 -- When so much will have left a window. Not more than WALK calls are looked at: who comes back
 -- then is told the rest.
 local function fits_at(scope, length, metric, excess)
-    local known = leaving(scope, length)
-    local sums = known[metric]
+    local known = leaving(scope, length, metric)
+    local first, sums, pattern = known.first, known.sums, NUMBER[metric]
     while (sums[#sums] or 0) < excess and #sums < WALK do
-        local page = redis.call(
-            'ZRANGE', scope.log, known.rank, known.rank + 255, 'WITHSCORES')
+        local from = first + #sums
+        local page = redis.call('ZRANGE', scope.log, from, from + PAGE - 1)
         if #page == 0 then
             break
         end
-        known.rank = known.rank + #page / 2
-        for place = 1, #page, 2 do
-            local amount = { string.match(page[place], '^(%d+) (%d+) (%d+) ') }
-            known.times[#known.times + 1] = tonumber(page[place + 1])
-            for each = 1, 3 do
-                local before = known[each][#known[each]] or 0
-                known[each][#known[each] + 1] = before + amount[each]
-            end
+        local sum, place = sums[#sums] or 0, #sums
+        for offset, entry in ipairs(page) do
+            sum = sum + string.match(entry, pattern)
+            sums[place + offset] = sum
         end
     end
-    for place, sum in ipairs(sums) do
-        if sum >= excess then
-            return known.times[place] + length
+    local low, high = 1, #sums
+    while low < high do
+        local middle = math.floor((low + high) / 2)
+        if sums[middle] >= excess then
+            high = middle
+        else
+            low = middle + 1
         end
     end
-    return (known.times[#known.times] or now) + length
+    local rank = first + low - 1
+    local found = redis.call('ZRANGE', scope.log, rank, rank, 'WITHSCORES')
+    return (tonumber(found[2]) or now) + length
 end
 
 local function full(amount)
     local last
     for _, limit in ipairs(limits) do
         local scope, ask = scopes[limit[1]], amount[limit[2]]
-        local used = window(scope, limit[3])[limit[2]]
+        local used = scope.windows[limit[3]][limit[2]]
         if used + ask > limit[4] then
             local moment = false
             if ask <= limit[4] and limit[3] > 0 then
@@ -73,21 +78,20 @@ local function full(amount)
     end
 end
 
+local held, lease = false, text(clock + H.lease)
+
 local function verdict(claim)
-    local id, flight, amount, place = claim[1], claim[2], claim[3], claim[7]
+    local id, key, amount, place = claim[1], claim[2], claim[3], claim[7]
     local call = read_call(KEYS[place])
     if call and call.state == 'gone' then
         return { 'gone' }
     elseif call and call.state ~= 'void' then
         return { 'held' }
     end
-    if flight ~= '' then
-        local flying = redis.call('HGET', FLIGHTS, flight)
-        if flying then
-            local other, owner = string.match(flying, '^(.-)\n(.*)$')
-            if redis.call('HEXISTS', OPEN, other) == 1 and is_leased(owner) then
-                return { 'flying', other, owner }
-            end
+    if key ~= '' then
+        local other, owner = flying(key)
+        if other then
+            return { 'flying', other, owner }
         end
     end
     local refused = full(amount)
@@ -95,21 +99,28 @@ local function verdict(claim)
         return refused
     end
     write_call(KEYS[place], {
-        state = claim[6] and 'sent' or 'held', t = now, amount = amount, key = flight,
+        state = claim[6] and 'sent' or 'held', t = now, amount = amount, key = key,
         model = claim[4], cell = claim[5], day = H.day, owner = H.owner,
     })
     enter(id, now, amount)
-    redis.call('HSET', OPEN, id, H.open)
-    redis.call('HSET', LEASES, H.owner, text(now + H.lease))
-    if flight ~= '' then
-        redis.call('HSET', FLIGHTS, flight, id .. '\n' .. H.owner)
+    local about = H.owner .. '\n' .. H.names
+    if key == '' then
+        redis.call('HSET', OPEN, 'c' .. id, about, 'l' .. H.owner, lease)
+    else
+        redis.call(
+            'HSET', OPEN, 'c' .. id, about, 'l' .. H.owner, lease, 'f' .. key,
+            id .. '\n' .. H.owner)
     end
+    held = true
     return { 'held' }
 end
 
 local verdicts = {}
 for place, claim in ipairs(cjson.decode(ARGV[2])) do
     verdicts[place] = verdict(claim)
+end
+if held then
+    expire(OPEN, HISTORY + HOUR)
 end
 save()
 return verdicts

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from urllib.parse import quote
 
+from llm_magic.errors import StoreError
 from llm_magic.ledger import Scope
 
 SHARED: tuple[Scope, ...] = ("user", "team")
@@ -32,39 +33,57 @@ class Keys:
         names: The scopes in which a call counts, and their names.
         scopes: The same without the names.
         shared: Those of them whose limits can be set for all kernels.
-        common: What all scripts use.
+        common: What is open, which all scripts use.
+        counted: What counts in all these scopes.
         usage: The usage of the person and of the kernel.
     """
 
     def __init__(self, kernel: str, user: str, team: str = "", run: str = "") -> None:
-        tag = f"team:{quote(team, safe='')}" if team else f"user:{quote(user, safe='')}"
+        tag = f"team:{_quoted(team)}" if team else f"user:{_quoted(user)}"
         self._base = f"llm_magic:{{{tag}}}:"
         names: dict[Scope, str] = {"kernel": kernel, "user": user, "team": team, "run": run}
         self.names = {scope: name for scope, name in names.items() if name}
         self.scopes = list(self.names)
-        self.common = [self._base + name for name in ("open", "leases", "flights")]
-        self.usage = [self.of("user", "usage"), self.of("kernel", "usage")]
         self.shared = [scope for scope in SHARED if scope in self.names]
+        # As bytes, which the library does not encode anew for each call.
+        self.common = [f"{self._base}open".encode()]
+        self.counted = self.counts(self.scopes)
+        self.usage = [self.of("user", "usage"), self.of("kernel", "usage")]
 
-    def counts(self, scopes: Sequence[Scope]) -> list[str]:
+    def counts(self, scopes: Sequence[Scope]) -> list[bytes]:
         """The keys of what counts in these scopes."""
         return [self.of(scope, kind) for scope in scopes for kind in ("sums", "log")]
 
     def place(self, scope: Scope) -> int:
-        """The number of a scope, from 1."""
+        """The number of a scope, from 1.
+
+        Raises:
+            StoreError: Nothing is counted in it.
+        """
+        if scope not in self.names:
+            fix = '%config LLMMagic.team = "NAME"' if scope == "team" else ""
+            raise StoreError(
+                f"A limit of a {scope} is set, and no {scope} has a name; nothing was sent.",
+                fix=fix,
+            )
         return self.scopes.index(scope) + 1
 
-    def of(self, scope: Scope, kind: str) -> str:
+    def of(self, scope: Scope, kind: str) -> bytes:
         """A key of a scope."""
-        return f"{self._base}{scope}:{quote(self.names[scope], safe='')}:{kind}"
+        return f"{self._base}{scope}:{_quoted(self.names[scope])}:{kind}".encode()
 
-    def call(self, id_: str) -> str:
+    def call(self, id_: str) -> bytes:
         """The key of a call."""
-        return f"{self._base}call:{id_}"
+        return f"{self._base}call:{id_}".encode(errors="replace")
 
-    def batch(self, id_: str) -> str:
+    def batch(self, id_: str) -> bytes:
         """The key by which a batch of free answers is known as noted."""
-        return f"{self._base}noted:{id_}"
+        return f"{self._base}noted:{id_}".encode()
+
+
+def _quoted(name: str) -> str:
+    # A name from the environment may have bytes that are no text.
+    return quote(name, safe="", errors="surrogatepass")
 
 
 @cache

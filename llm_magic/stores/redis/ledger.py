@@ -14,16 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from llm_magic.stores.redis.server import Server
-
 from llm_magic import owner as owners
 from llm_magic.entries import Trouble
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Claim, Full, Ledger, Limit, Line, Metric, Saved, Scope, Used, Verdict
 from llm_magic.stores.ledger_sums import seconds
 from llm_magic.stores.redis.keys import Keys
-from llm_magic.stores.redis.pending import Pending, lines
-from llm_magic.stores.redis.scripts import Scripts, micros, name, numbers, parts
+from llm_magic.stores.redis.pending import Pending, lines, old
+from llm_magic.stores.redis.scripts import Scripts, micros, name, numbers, parts, told
+from llm_magic.stores.redis.server import Server
 
 LEASE = 15.0
 """Seconds that a hold outlives its last renewal where its process cannot be looked at."""
@@ -73,6 +72,8 @@ class RedisLedger(Ledger):
         """Starts with nothing pending, as a forked process does."""
         self._pid = os.getpid()
         self._owner = str(owner)
+        self._names = json.dumps(self._keys.names)
+        self._told = told(owner=self._owner, names=self._names, lease=micros(LEASE))
         self._pending = Pending(self._scripts, self._owner)
         self._looked = float("-inf")
 
@@ -99,8 +100,8 @@ class RedisLedger(Ledger):
             StoreError: Redis cannot be used, or may evict what is held; nothing is held.
         """
         verdicts: list[Verdict] = []
+        self._be_ready()
         try:
-            self._be_ready()
             for part in parts(claims):
                 verdicts += self._hold(part, limits)
         except StoreError:
@@ -138,25 +139,25 @@ class RedisLedger(Ledger):
         What cannot be written now is written with the next write.
         """
         self._mine()
+        # Remembered first: an interrupt must not lose it either.
         self._pending.add(uses)
         self._try_to_write()
 
     def flying(self, key: str) -> bool:
         """Whether a living process has an open hold for this key."""
-        found = self._scripts.run("flying", {}, self._flight(key), scopes=())
+        found = self._scripts.run("flying", "", self._flight(key), scopes=())
         return bool(found) and not _is_dead(found[1])
 
     def renew(self) -> None:
         """Prolongs the lease of this process."""
         self._be_ready()
-        header = {"owner": self._owner, "lease": micros(LEASE)}
-        self._scripts.run("renew", header, scopes=())
+        self._scripts.run("renew", self._told, scopes=())
 
     def standing(self, limits: Sequence[Limit]) -> list[tuple[Limit, int]]:
         """What counts now against each of these limits, then against each of the shared ones."""
         self._be_ready()
-        header, keys = self._scripts.limited(limits)
-        found = self._scripts.run("standing", header, keys=keys, before=("limits",))
+        header = self._scripts.limited(limits)
+        found = self._scripts.run("standing", header, before=("limits",))
         known = list(limits)
         return [
             (known[place] if place < len(known) else self._scripts.limit_of(*limit), int(used))
@@ -177,15 +178,26 @@ class RedisLedger(Ledger):
             metric: What is counted. Scope, metric and window together say which limit it is.
             cap: The limit, in place of an older one; None takes it away.
             window: Seconds; None is since the last ``forgive``.
+
+        Raises:
+            StoreError: The scope is another, or no team has a name; or Redis cannot be used.
         """
-        _, number, length, amount = self._scripts.limit(Limit(scope, metric, cap or 0, window))
-        arguments = [f"{number} {length}", "" if cap is None else str(amount)]
-        self._scripts.plain("limit")([self._keys.of(scope, "limits")], arguments)
+        self._keys.place(scope)
+        if scope not in self._keys.shared:
+            raise StoreError(f"A limit of a {scope} is not shared; nothing was changed.")
+        _, *limit, amount = self._scripts.limit(Limit(scope, metric, cap or 0, window))
+        asked = (*limit, False if cap is None else amount)
+        self._scripts.run("limit", "", asked, scopes=(scope,))
 
     def forgive(self, scope: Scope) -> None:
-        """Lets what was used so far no longer count; what is still open goes on counting."""
+        """Lets what was used so far no longer count; what is still open goes on counting.
+
+        Raises:
+            StoreError: Nothing is counted in this scope; or Redis cannot be used.
+        """
+        self._keys.place(scope)
         self._be_ready()
-        self._scripts.run("forgive", {}, scopes=(scope,))
+        self._scripts.run("forgive", scopes=(scope,))
 
     def saved(self, saved: Saved) -> None:
         """Notes a free answer."""
@@ -207,8 +219,11 @@ class RedisLedger(Ledger):
         self._be_ready()
         self._look()
         key = self._keys.usage[kernel_only or by == "cell"]
-        found = self._server.do(lambda client: client.hgetall(key))
-        return lines(found, by)
+        with self._scripts.harm():
+            found = self._server.do(lambda client: client.hgetall(key))
+            if gone := old(found, time.time()):
+                self._server.do(lambda client: client.hdel(key, *gone))
+            return lines(found, by)
 
     def reset_file(self) -> None:
         """Removes what is damaged of this kernel's, person's and team's counts.
@@ -217,8 +232,9 @@ class RedisLedger(Ledger):
             StoreError: Redis cannot be used.
         """
         keys = self._keys
-        shared = [keys.of(scope, "limits") for scope in keys.shared]
-        every = [*keys.common, *keys.counts(keys.scopes), *keys.usage, *shared]
+        # A call that cannot be booked would be in the way of all others.
+        calls = map(keys.call, self._pending.ids())
+        every = [*keys.common, *keys.counted, *keys.usage, *calls]
         self._server.do(lambda client: client.delete(*every))
 
     def close(self) -> None:
@@ -239,13 +255,7 @@ class RedisLedger(Ledger):
         return [self._verdict(reply, limits) for reply in replies]
 
     def _claim(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Any]:
-        header, keys = self._scripts.limited(limits)
-        header |= {
-            "owner": self._owner,
-            "open": json.dumps([self._owner, self._keys.names]),
-            "lease": micros(LEASE),
-            "day": self._scripts.today(),
-        }
+        header = f"{self._told},{told(day=self._scripts.today())},{self._scripts.limited(limits)}"
         calls = [
             (
                 each.id,
@@ -257,9 +267,7 @@ class RedisLedger(Ledger):
             )
             for each in claims
         ]
-        replies: list[Any] = self._scripts.of_calls(
-            "hold", header, calls, keys=keys, before=("limits",)
-        )
+        replies: list[Any] = self._scripts.of_calls("hold", header, calls, before=("limits",))
         if any(reply[0] == b"gone" for reply in replies):
             raise StoreError(
                 "This call was given up while Redis did not answer; nothing was sent.",
@@ -297,7 +305,7 @@ class RedisLedger(Ledger):
         """Closes the calls of dead processes; gives how many."""
         self._looked = time.monotonic()
         dead: dict[str, bool] = {}
-        for owner, lapsed in self._scripts.run("look", {}, scopes=()):
+        for owner, lapsed in self._scripts.run("look", scopes=()):
             alive = owners.alive(owner.decode())
             if alive is False or (alive is None and lapsed):
                 dead[owner.decode()] = alive is False
@@ -305,16 +313,19 @@ class RedisLedger(Ledger):
 
     def _reap(self, dead: dict[str, bool]) -> int:
         """Closes the open calls of these processes, of which is said whether that is certain."""
-        groups: dict[str, list[str]] = {json.dumps([each, self._keys.names]): [] for each in dead}
-        open_ = self._server.do(lambda client: client.hgetall(self._keys.common[0]))
-        for id_, about in open_.items():
-            if json.loads(about)[0] in dead:
-                groups.setdefault(about.decode(), []).append(id_.decode())
+        groups: dict[tuple[str, str], list[str]] = {(each, self._names): [] for each in dead}
+        with self._scripts.harm():
+            open_ = self._server.do(lambda client: client.hgetall(self._keys.common[0]))
+            for field, about in open_.items():
+                if field.startswith(b"c"):
+                    owner, names = about.decode().split("\n")
+                    if owner in dead:
+                        groups.setdefault((owner, names), []).append(field.decode()[1:])
         closed = 0
-        for about, ids in groups.items():
-            owner, names = json.loads(about)
-            header = {"owner": owner, "dead": dead[owner]}
-            of = Keys(**names)
+        for (owner, names), ids in groups.items():
+            header = told(owner=owner, dead=dead[owner])
+            with self._scripts.harm():
+                of = Keys(**json.loads(names))
             # Also one without calls: its lease goes.
             for part in parts(ids) if ids else [()]:
                 calls = [(id_,) for id_ in part]

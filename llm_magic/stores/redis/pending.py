@@ -6,6 +6,7 @@ write that succeeds; each may be written twice without harm.
 
 from __future__ import annotations
 
+import struct
 import threading
 import uuid
 from collections import Counter
@@ -13,15 +14,13 @@ from collections.abc import Iterable, Sequence
 
 from llm_magic.ledger import Amount, Line, Saved, Used
 from llm_magic.stores.ledger_rows import kept
-from llm_magic.stores.redis.scripts import AT_ONCE, Scripts, booked, name
+from llm_magic.stores.ledger_sums import day
+from llm_magic.stores.redis.scripts import AT_ONCE, Scripts, booked, name, told
 
-_LINE = {
-    "requests": "requests",
-    "input": "input_tokens",
-    "output": "output_tokens",
-    "cached": "cached_tokens",
-    **{name: name for name in ("nanos", "unpriced", "hits", "saved_tokens", "saved_nanos")},
-}
+_LINE = struct.Struct("<9d")
+"""As scripts keep it: the numbers of a `Line` in their order, the free answers last."""
+_YEAR = 400
+"""Days for which lines of usage are kept."""
 
 
 class Pending:
@@ -57,6 +56,11 @@ class Pending:
                 self._hits[*line, "tokens"] += amount.tokens
                 self._hits[*line, "nanos"] += amount.nanos
 
+    def ids(self) -> list[str]:
+        """The calls whose bookings are late."""
+        with self._lock:
+            return [id_ for id_, _ in self._late]
+
     def write(self) -> None:
         """Writes everything.
 
@@ -70,13 +74,13 @@ class Pending:
             while self._noting or self._hits:
                 if not self._noting:
                     # A batch has one name until it is written: what comes meanwhile is another.
-                    self._noting, self._hits = self._hits, Counter()
                     self._batch = uuid.uuid4().hex
+                    self._noting, self._hits = self._hits, Counter()
                 self._note()
                 self._noting = Counter()
 
     def _settle(self, uses: Sequence[tuple[str, Used | None]]) -> None:
-        header = {"owner": self._owner, "day": self._scripts.today()}
+        header = told(owner=self._owner, day=self._scripts.today())
         calls = [(id_, booked(used)) for id_, used in uses]
         self._scripts.of_calls("settle", header, calls, keys=self._scripts.keys.usage)
 
@@ -88,18 +92,26 @@ class Pending:
             for line in lines
         ]
         self._scripts.run(
-            "saved", {}, asked, scopes=(), keys=[*keys.usage, keys.batch(self._batch)]
+            "saved", "", asked, scopes=(), keys=[*keys.usage, keys.batch(self._batch)]
         )
 
 
 def lines(found: dict[bytes, bytes], by: str) -> list[Line]:
     """Lines of usage from what is stored, by model, day or cell."""
     place = ("day", "model", "cell").index(by)
-    sums: dict[str, Counter[str]] = {}
-    for field, amount in found.items():
-        *line, metric = field.decode().split("\x1f")
-        sums.setdefault(line[place], Counter())[_LINE[metric]] += int(amount)
-    made = [Line(name, **numbers) for name, numbers in sorted(sums.items())]
+    sums: dict[str, list[int]] = {}
+    for field, numbers in found.items():
+        before = sums.setdefault(field.decode().split("\x1f")[place], [0] * 9)
+        for number, amount in enumerate(_LINE.unpack(numbers)):
+            before[number] += int(amount)
+    # What was booked for a process that was not dead after all is taken off again.
+    made = [Line(name, *numbers) for name, numbers in sorted(sums.items()) if any(numbers)]
     if by == "day":
         return made[::-1]
     return sorted(made, key=lambda line: (-line.nanos, -line.requests))
+
+
+def old(found: Iterable[bytes], now: float) -> list[bytes]:
+    """Those of the stored lines whose day is too long ago."""
+    oldest = day(round((now - _YEAR * 86_400) * 1e9)).encode()
+    return [field for field in found if field < oldest]

@@ -6,8 +6,8 @@ if H.dead or not is_leased(H.owner) then
     for _, each in ipairs(cjson.decode(ARGV[2])) do
         local id, key = each[1], KEYS[each[2]]
         local call = read_call(key)
-        if not call then
-            redis.call('HDEL', OPEN, id)
+        if not call or call.state == 'done' then
+            redis.call('HDEL', OPEN, 'c' .. id)
         elseif call.owner == H.owner and call.state == 'held' then
             exchange(id, call.t, call.amount, nil)
             land(id, call)
@@ -22,7 +22,7 @@ if H.dead or not is_leased(H.owner) then
             closed = closed + 1
         end
     end
-    redis.call('HDEL', LEASES, H.owner)
+    redis.call('HDEL', OPEN, 'l' .. H.owner)
     save()
 end
 return closed

@@ -1,3 +1,3 @@
 -- Prolongs the lease of a process that holds something.
-redis.call('HSET', LEASES, H.owner, text(now + H.lease))
-save()
+redis.call('HSET', OPEN, 'l' .. H.owner, text(clock + H.lease))
+expire(OPEN, HISTORY + HOUR)

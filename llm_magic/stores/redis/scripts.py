@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from llm_magic.stores.redis.server import Server
-
+from llm_magic.errors import StoreError
 from llm_magic.ledger import Amount, Limit, Metric, Scope, Used
 from llm_magic.stores.ledger_rows import bounded, kept, plain
 from llm_magic.stores.ledger_sums import day
 from llm_magic.stores.redis.keys import SHARED, Keys, text
+from llm_magic.stores.redis.server import Server
 
 AT_ONCE = 64
 """Calls of one script: Redis does nothing else meanwhile."""
@@ -20,8 +23,12 @@ AT_ONCE = 64
 METRICS: tuple[Metric, ...] = ("requests", "tokens", "usd")
 _SECOND = 1_000_000
 _MOST = 2**52
+_LONGEST = 100 * 366 * 86_400.0
+_REMEMBERED = 64
 
 T = TypeVar("T")
+Script = Callable[[Sequence[bytes], Sequence[str]], Any]
+_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Scripts:
@@ -37,24 +44,25 @@ class Scripts:
         self.keys = keys
         self._server = server
         self._clock = clock
-        self._known: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {}
+        self._known: dict[tuple[str, ...], Script] = {}
+        self._limited: dict[tuple[Limit, ...], str] = {}
 
     def run(
         self,
         name: str,
-        header: dict[str, Any],
+        header: str = "",
         asked: Any = "",
         *,
         of: Keys | None = None,
         scopes: Sequence[Scope] | None = None,
-        keys: Sequence[str] = (),
+        keys: Sequence[bytes] = (),
         before: Sequence[str] = (),
     ) -> Any:
         """Runs a script behind what all begin with (``common.lua``).
 
         Args:
             name: The script's.
-            header: What it is told once.
+            header: What it is told once (`told`).
             asked: What it is to do.
             of: Whose calls these are, where not this kernel's.
             scopes: Those whose counts it looks at; all by default.
@@ -65,24 +73,24 @@ class Scripts:
             StoreError: Redis cannot be used.
         """
         of = of or self.keys
-        scopes = of.scopes if scopes is None else scopes
-        header = {**header, "scopes": len(scopes), "lasting": [each in SHARED for each in scopes]}
+        counted = of.counted if scopes is None else of.counts(scopes)
+        lasting = ["true" if each in SHARED else "false" for each in scopes or of.scopes]
+        first = f'"scopes":{len(counted) // 2},"lasting":[{",".join(lasting)}]'
         if self._clock:
-            header["clock"] = self._clock() // 1000
-        all_keys = [*of.common, *of.counts(scopes), *keys]
+            first += f',"clock":{self._clock() // 1000}'
+        whole = f"{{{first},{header}}}" if header else f"{{{first}}}"
+        words = asked if type(asked) is str else _json(asked)
         script = self.plain(name, "common", *before)
-        return script(
-            all_keys, [json.dumps(header), asked if type(asked) is str else json.dumps(asked)]
-        )
+        return script([*of.common, *counted, *keys], [whole, words])
 
     def of_calls(
         self,
         name: str,
-        header: dict[str, Any],
+        header: str,
         calls: Sequence[tuple[Any, ...]],
         *,
         of: Keys | None = None,
-        keys: Sequence[str] = (),
+        keys: Sequence[bytes] = (),
         before: Sequence[str] = (),
     ) -> Any:
         """Runs a script over calls: each begins with its id, and is told the place of its key.
@@ -91,31 +99,65 @@ class Scripts:
             StoreError: Redis cannot be used.
         """
         of = of or self.keys
-        first = len(of.common) + len(of.counts(of.scopes)) + len(keys) + 1
+        first = len(of.common) + len(of.counted) + len(keys) + 1
         asked = [(*call, first + place) for place, call in enumerate(calls)]
         keys = [*keys, *(of.call(call[0]) for call in calls)]
         return self.run(name, header, asked, of=of, keys=keys, before=before)
 
-    def plain(self, name: str, *before: str) -> Callable[[Sequence[str], Sequence[str]], Any]:
-        """A script that takes keys and arguments."""
-        if name not in self._known:
-            self._known[name] = self._server.script(text(name, *before))
-        return self._known[name]
+    def plain(self, *names: str) -> Script:
+        """A script that takes keys and arguments, by its name and those that it needs."""
+        if names not in self._known:
+            script = self._server.script(text(*names))
 
-    def limited(self, limits: Sequence[Limit]) -> tuple[dict[str, Any], list[str]]:
-        """The header of a script that looks at limits, and the keys of the shared ones."""
-        keys = self.keys
-        first = len(keys.common) + len(keys.counts(keys.scopes)) + 1
-        header = {
-            "limits": [self.limit(each) for each in limits],
-            "shared": [(keys.place(each), first + n) for n, each in enumerate(keys.shared)],
-        }
-        return header, [keys.of(scope, "limits") for scope in keys.shared]
+            def run(keys: Sequence[Any], args: Sequence[str]) -> Any:
+                with self.harm():
+                    return script(keys, args)
+
+            self._known[names] = run
+        return self._known[names]
+
+    @contextmanager
+    def harm(self) -> Iterator[None]:
+        """Tells of what is stored and cannot be understood as damage."""
+        try:
+            yield
+            return
+        except StoreError as error:
+            # What a script meets that cannot go on. One that was stopped has met nothing.
+            words = str(error.args[0])
+            if not re.search(r"WRONGTYPE|user_script", words) or "killed" in words:
+                raise
+        except (ValueError, LookupError, TypeError, struct.error):
+            pass
+        raise StoreError(
+            f"What Redis at {self._server.place} has of the quota is damaged; nothing was sent.",
+            fix="Start to count anew: %llm_quota --reset",
+            damaged=True,
+        )
+
+    def limited(self, limits: Sequence[Limit]) -> str:
+        """What a script is told of limits, beside those that were set for all kernels.
+
+        Raises:
+            StoreError: Nothing is counted in the scope of one.
+        """
+        asked = tuple(limits)
+        if asked not in self._limited:
+            # They change seldom: those of two cells at a time, say.
+            if len(self._limited) >= _REMEMBERED:
+                self._limited.clear()
+            self._limited[asked] = told(limits=[self.limit(each) for each in asked])
+        return self._limited[asked]
 
     def limit(self, limit: Limit) -> tuple[int, int, int, int]:
-        """A limit as scripts have it."""
+        """A limit as scripts have it.
+
+        Raises:
+            StoreError: Nothing is counted in its scope.
+        """
         metric = METRICS.index(limit.metric) + 1
-        return self.keys.place(limit.scope), metric, micros(limit.window), min(limit.cap, _MOST)
+        cap = max(0, min(limit.cap, _MOST))
+        return self.keys.place(limit.scope), metric, micros(limit.window), cap
 
     def limit_of(self, scope: Any, metric: Any, length: Any, cap: Any) -> Limit:
         """A limit from what a script says."""
@@ -128,9 +170,14 @@ class Scripts:
         return day(self._clock() if self._clock else time.time_ns())
 
 
+def told(**parts: Any) -> str:
+    """What a script is told, as members of its header."""
+    return _json(parts)[1:-1]
+
+
 def micros(seconds: float | None) -> int:
     """Seconds as whole microseconds; 0 for None."""
-    return 0 if seconds is None else max(1, round(seconds * _SECOND))
+    return 0 if seconds is None else max(1, round(min(seconds, _LONGEST) * _SECOND))
 
 
 def numbers(amount: Amount) -> tuple[int, int, int]:

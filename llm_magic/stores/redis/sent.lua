@@ -4,9 +4,12 @@ local stored = redis.call('GET', KEYS[1])
 if not stored then
     return ''
 end
-local call = cjson.decode(stored)
-if call.state == 'held' then
-    call.state = 'sent'
-    redis.call('SET', KEYS[1], cjson.encode(call), 'KEEPTTL')
+local call = cmsgpack.unpack(stored)
+if type(call) ~= 'table' or type(call[1]) ~= 'string' then
+    error('what is stored is damaged')
 end
-return call.state
+if call[1] == 'held' then
+    call[1] = 'sent'
+    redis.call('SET', KEYS[1], cmsgpack.pack(call), 'KEEPTTL')
+end
+return call[1]

@@ -2,10 +2,7 @@
 -- Header: owner, day. Asked: uses as {id, used, place of the call's key}; used is false for a call
 -- that came to nothing, else {amount, model, input, output, cached, unpriced}.
 local function numbers_of(used)
-    return {
-        requests = used[1][1], input = used[3], output = used[4], cached = used[5],
-        nanos = used[1][3], unpriced = used[6],
-    }
+    return { used[1][1], used[3], used[4], used[5], used[1][3], used[6], 0, 0, 0 }
 end
 
 local function settle(id, key, used)
@@ -20,32 +17,27 @@ local function settle(id, key, used)
     if call.state == 'done' or (call.state == 'void' and not used) then
         return
     end
-    if not used then
-        -- Of a call that is not known it is remembered: its hold may be on its way still, from a
-        -- connection that was given up.
-        exchange(id, call.t, call.amount, nil)
-        land(id, call)
-        if call.state == 'lost' then
-            note(call, lost_numbers(call), -1)
-        end
-        call.state, call.amount = fresh and 'gone' or 'void', { 0, 0, 0 }
-        write_call(key, call)
-        return
-    end
-    if fresh or call.state == 'void' then
-        enter(id, call.t, used[1])
-    else
-        exchange(id, call.t, call.amount, used[1])
-    end
     land(id, call)
     if call.state == 'lost' then
         note(call, lost_numbers(call), -1)
     end
-    call.state, call.amount = 'done', used[1]
-    if used[2] ~= '' then
-        call.model = used[2]
+    if not used then
+        -- Of a call that is not known it is remembered: its hold may be on its way still, from a
+        -- connection that was given up.
+        exchange(id, call.t, call.amount, nil)
+        call.state, call.amount = fresh and 'gone' or 'void', { 0, 0, 0 }
+    else
+        if fresh or call.state == 'void' then
+            enter(id, call.t, used[1])
+        else
+            exchange(id, call.t, call.amount, used[1])
+        end
+        call.state = 'done'
+        if used[2] ~= '' then
+            call.model = used[2]
+        end
+        note(call, numbers_of(used), 1)
     end
-    note(call, numbers_of(used), 1)
     write_call(key, call)
 end
 
