@@ -220,17 +220,20 @@ class Server:
 
     def _open(self, library: Any) -> Any:
         from redis.backoff import NoBackoff
+        from redis.credentials import UsernamePasswordCredentialProvider
         from redis.retry import Retry
 
         options: dict[str, Any] = {
-            "username": self._user or None,
-            "password": self._password or None,
             "socket_timeout": self.patience,
             "socket_connect_timeout": self.patience,
             "protocol": 2,  # The newer one begins with further questions.
         }
         if self._unix:
             del options["socket_connect_timeout"]
+        if self._user or self._password:
+            # Not as plain options, which the repr of a pool shows in some versions.
+            login = UsernamePasswordCredentialProvider(self._user or None, self._password)
+            options["credential_provider"] = login
         # A server that was started again has closed what is in the pool. What came too late was
         # perhaps done: it is not asked for again.
         again = Retry(NoBackoff(), 1, supported_errors=(library.ConnectionError,))
