@@ -194,6 +194,21 @@ class TestFaults:
         assert len(errors) == 1
         refused(lambda: [suppressed(server) for _ in range(100)] and server.do(ping))
 
+    def test_nor_by_another_with_the_same_login(self, own_redis: RedisServer) -> None:
+        """A kernel's cache and ledger do not wait one after the other."""
+        servers = [Server(own_redis.url, patience=0.5) for _ in range(4)]
+        own_redis.freeze()
+
+        refused(lambda: [suppressed(server) for server in servers] and servers[0].do(ping))
+
+    def test_another_login_is_tried(
+        self, redis_kind: str, start_redis: Callable[..., RedisServer]
+    ) -> None:
+        running = start_redis(redis_kind, requirepass="right")
+        refused(lambda: Server(running.url_of(), "wrong").do(ping))
+
+        assert Server(running.url_of(), "right").do(ping)
+
     def test_a_server_that_is_back_is_used(self, own_redis: RedisServer, quick: None) -> None:
         server = Server(own_redis.url)
         own_redis.freeze()
@@ -291,8 +306,7 @@ class TestSecrets:
         running.freeze()
         yield refused(lambda: server.do(ping))
         running.kill()
-        server.drop()
-        server._retry_at = 0.0
+        server.close()
         yield refused(lambda: server.do(ping))
 
     @pytest.mark.parametrize("beside", [True, False])

@@ -76,6 +76,7 @@ class Server:
         # Not by urlunsplit: it takes the // from a path on this machine.
         rest = urlunsplit(("", "", parts.path, urlencode(query), ""))
         self._url = f"{parts.scheme}://{netloc}{rest}"
+        self._login = self._url, self._user, self._password
         db = query.get("db") or (not self._unix and parts.path.strip("/")) or "0"
         self._path = unquote(parts.path)
         path = self._path if db == "0" else f"{self._path} db {db}"
@@ -95,8 +96,6 @@ class Server:
         self._client: Any = None
         self._cluster = False
         self._nodes: list[tuple[str, int]] = []
-        self._fault: Fault | None = None
-        self._retry_at = 0.0
         self._evicts: tuple[float, str] | None = None
 
     def do(self, work: Callable[[Any], T]) -> T:
@@ -110,8 +109,9 @@ class Server:
             StoreError: It cannot be done, which has taken ``patience`` or little more. Where it
                 is the server's state, it is raised at once within the next second.
         """
-        if (fault := self._fault) and time.monotonic() < self._retry_at:
-            raise fault.error(self.place)
+        known = _down.get(self._login)
+        if known and time.monotonic() < known[1]:
+            raise known[0].error(self.place)
         library = _library()
         done, fault = self._try(library, work)
         if fault and fault.kind == "elsewhere" and not (self._unix or self._cluster):
@@ -122,7 +122,8 @@ class Server:
         if fault:
             self._take(fault)
             raise fault.error(self.place)
-        self._fault = None
+        if known:
+            _down.pop(self._login, None)
         return cast("T", done)
 
     def _try(self, library: Any, work: Callable[[Any], T]) -> tuple[T | None, Fault | None]:
@@ -206,7 +207,10 @@ class Server:
                 # Not what other threads are at, which would fail in the middle of a word.
                 each.connection_pool.disconnect(inuse_connections=False)
 
-    close = drop
+    def close(self) -> None:
+        """Lets go of all connections, and of what was wrong with them."""
+        _down.pop(self._login, None)
+        self.drop()
 
     def _connected(self, library: Any) -> Any:
         client = self._client
@@ -277,8 +281,7 @@ class Server:
 
     def _take(self, fault: Fault) -> None:
         if fault.lasting:
-            self._fault = fault
-            self._retry_at = time.monotonic() + RETRY
+            _down[self._login] = fault, time.monotonic() + RETRY
         # What is a replica now was the primary: the address may lead elsewhere by now.
         if fault.lasting or fault.kind == "replica":
             self.drop()
@@ -314,6 +317,10 @@ def _look_up(host: str, port: int, looked: threading.Event) -> None:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     looked.set()
 
+
+# Servers that failed, and when they are tried again: a kernel's cache and ledger have a connection
+# each, and are not to wait one after the other.
+_down: dict[tuple[str, str, Hidden], tuple[Fault, float]] = {}
 
 _all: weakref.WeakSet[Server] = weakref.WeakSet()
 
