@@ -1,4 +1,7 @@
-"""The ledger's rules one by one, its faults, and all of it against a model that adds up anew."""
+"""The ledger in a file: its faults, and all of it against a model that adds up anew.
+
+The rules that every ledger keeps are in ``test_every_ledger``.
+"""
 
 import errno
 import gc
@@ -10,10 +13,8 @@ import sqlite3
 import stat
 import tempfile
 import threading
-import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from llm_magic import owner as owners
 from llm_magic.errors import StoreError
-from llm_magic.ledger import LEASE, Amount, Claim, Full, Limit, Line, Saved, Used, nanos, summed
+from llm_magic.ledger import Amount, Claim, Full, Limit, Line, Saved, Used
 from llm_magic.owner import Owner
 from llm_magic.stores import ledger as ledgers
 from llm_magic.stores import ledger_file
@@ -148,54 +149,6 @@ def assert_sums_are_true(path: Path) -> int:
 # Limits
 
 
-@pytest.mark.parametrize("scope", ["kernel", "user"])
-@pytest.mark.parametrize("metric", ["requests", "tokens", "usd"])
-def test_exactly_at_the_limit_passes_and_one_more_does_not(ledger, scope, metric):
-    name = "nanos" if metric == "usd" else metric
-    limit = Limit(scope, metric, 1000, 60.0)
-    assert ledger.hold(Claim("a", Amount(**{name: 400})), [limit]) == "held"
-    refused = ledger.hold(Claim("b", Amount(**{name: 601})), [limit])
-    assert isinstance(refused, Full)
-    assert (refused.limit, refused.used, refused.asked) == (limit, 400, 601)
-    assert ledger.hold(Claim("c", Amount(**{name: 600})), [limit]) == "held"
-    assert isinstance(ledger.hold(Claim("d", Amount(**{name: 1})), [limit]), Full)
-
-
-def test_a_budget_in_dollars_is_kept_to_the_nano_dollar(ledger):
-    limit = Limit("user", "usd", nanos(Decimal("0.30")), None)
-    tenth = Amount(nanos=nanos(Decimal("0.10")))
-    for name in "abc":
-        assert ledger.hold(Claim(name, tenth), [limit]) == "held"
-    assert isinstance(ledger.hold(Claim("d", Amount(nanos=1)), [limit]), Full)
-    ledger.settle("a", used(spent=tenth.nanos - 1))
-    assert isinstance(ledger.hold(Claim("d", Amount(nanos=2)), [limit]), Full)
-    assert ledger.hold(Claim("d", Amount(nanos=1)), [limit]) == "held"
-
-
-def test_a_row_leaves_its_window_at_its_end_and_not_before(ledger, clock):
-    limit = Limit("kernel", "requests", 1, 1.0)
-    assert ledger.hold(Claim("a", ONE), [limit]) == "held"
-    clock.now = START + SECOND - 1
-    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
-    clock.now = START + SECOND
-    assert ledger.hold(Claim("b", ONE), [limit]) == "held"
-
-
-@pytest.mark.parametrize("back", [1, HOUR, YEAR])
-def test_a_clock_set_back_opens_nothing(ledger, make, clock, back):
-    limits = [Limit("user", "requests", 2, 60.0), Limit("kernel", "requests", 5, None)]
-    clock.now += 30 * SECOND
-    for name in "ab":
-        assert ledger.hold(Claim(name, ONE), limits) == "held"
-    clock.now -= back
-    for each in (ledger, make("k2")):
-        refused = each.hold(Claim("c", ONE), limits)
-        assert isinstance(refused, Full)
-        assert refused.used == 2
-    clock.now = START + 90 * SECOND
-    assert ledger.hold(Claim("c", ONE), limits) == "held"
-
-
 def test_a_clock_set_back_after_a_look_ahead_counts_what_had_left(ledger, clock):
     limit, other = Limit("user", "requests", 2, 60.0), Limit("user", "tokens", 0, 60.0)
     for name in "ab":
@@ -208,117 +161,7 @@ def test_a_clock_set_back_after_a_look_ahead_counts_what_had_left(ledger, clock)
     assert refused.used == 2
 
 
-def test_a_refusal_writes_nothing_of_the_claim(ledger, path):
-    limits = [
-        Limit("kernel", "requests", 10, 60.0),
-        Limit("user", "requests", 10, 3600.0),
-        Limit("user", "tokens", 1000, 3600.0),
-        Limit("user", "usd", 5, 3600.0),
-    ]
-    assert ledger.hold(Claim("a", Amount(1, 100, 3)), limits) == "held"
-    before = rows(path)
-    for _ in range(3):
-        refused = ledger.hold(Claim("b", Amount(1, 100, 3), key="key"), limits)
-        assert isinstance(refused, Full)
-        assert refused.limit.metric == "usd"
-    assert rows(path) == before
-    assert counted(ledger, *limits) == [1, 1, 100, 3]
-    assert not ledger.flying("key")
-    assert assert_sums_are_true(path) == 2
-
-
-def test_a_kernels_limit_counts_this_kernel_and_a_persons_all_of_theirs(make):
-    one, two, other = make("k1"), make("k2"), make("k3", user="bob")
-    limits = [Limit("kernel", "requests", 10, 60.0), Limit("user", "requests", 10, 60.0)]
-    one.hold(Claim("a", ONE), limits)
-    two.hold(Claim("b", ONE), limits)
-    other.hold(Claim("c", ONE), limits)
-    assert counted(one, *limits) == [1, 2]
-    assert counted(two, *limits) == [1, 2]
-    assert counted(other, *limits) == [1, 1]
-
-
-def test_the_same_window_may_have_several_metrics_and_limits(ledger):
-    limits = [Limit("user", "requests", 9, 60.0), Limit("user", "requests", 1, 60.0)]
-    assert ledger.hold(Claim("a", ONE), limits) == "held"
-    refused = ledger.hold(Claim("b", ONE), limits)
-    assert isinstance(refused, Full)
-    assert refused.limit is limits[1]
-
-
-def test_a_window_seen_late_counts_the_rows_that_were_there(ledger, clock, path):
-    for number in range(5):
-        ledger.hold(Claim(str(number), Amount(1, 10)), [])
-        clock.now += SECOND
-    assert counted(ledger, Limit("user", "tokens", 0, 3.5)) == [30]
-    refused = ledger.hold(Claim("x", Amount(1, 10)), [Limit("user", "tokens", 39, 3.5)])
-    assert isinstance(refused, Full)
-    assert refused.used == 30
-    assert assert_sums_are_true(path) == 1
-
-
-def test_a_sum_that_nobody_looked_at_for_long_is_made_anew(ledger, clock, path):
-    brief = Limit("user", "requests", 3, 1.0)
-    ledger.hold(Claim("a", ONE), [brief])
-    for number in range(20):
-        clock.now += SECOND
-        ledger.hold(Claim(str(number), ONE), [])
-    assert ledger.hold(Claim("b", ONE), [brief]) == "held"
-    assert counted(ledger, brief) == [2]
-    assert assert_sums_are_true(path) == 1
-
-
 # When it fits again
-
-
-@pytest.mark.parametrize("window", [1.0, 60.0, 86400.0])
-def test_a_claim_fits_at_retry_at_and_not_a_nanosecond_before(ledger, clock, window):
-    # A small number of seconds, so that a float tells nanoseconds apart.
-    clock.now = 1000 * SECOND
-    limit = Limit("user", "tokens", 100, window)
-    for number, tokens in enumerate((30, 30, 40)):
-        assert ledger.hold(Claim(str(number), Amount(1, tokens)), [limit]) == "held"
-        clock.now += 12_345_679
-    refused = ledger.hold(Claim("x", Amount(1, 50)), [limit])
-    assert isinstance(refused, Full)
-    moment = round(refused.retry_at * SECOND)
-    assert moment == 1000 * SECOND + 12_345_679 + int(window * SECOND)
-    clock.now = moment - 1
-    assert isinstance(ledger.hold(Claim("x", Amount(1, 50)), [limit]), Full)
-    clock.now = moment
-    assert ledger.hold(Claim("x", Amount(1, 50)), [limit]) == "held"
-
-
-def test_whoever_waits_until_retry_at_is_not_early_by_a_rounding(ledger, clock):
-    limit = Limit("user", "requests", 1, 1.0)
-    for number in range(200):
-        clock.now += 2 * SECOND + number * 7 + 1
-        assert ledger.hold(Claim(f"a{number}", ONE), [limit]) == "held"
-        refused = ledger.hold(Claim(f"b{number}", ONE), [limit])
-        assert isinstance(refused, Full)
-        up, down = refused.retry_at.as_integer_ratio()
-        assert 0 <= up * SECOND - (clock.now + SECOND) * down < 1000 * down
-
-
-def test_the_limit_that_frees_last_is_told(ledger, clock):
-    soon = Limit("kernel", "requests", 1, 10.0)
-    late = Limit("user", "requests", 1, 20.0)
-    ledger.hold(Claim("a", ONE), [])
-    for limits in ([soon, late], [late, soon]):
-        refused = ledger.hold(Claim("b", ONE), limits)
-        assert isinstance(refused, Full)
-        assert refused.limit == late
-        assert refused.retry_at == (START + 20 * SECOND) / SECOND
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_a_limit_that_never_frees_is_told_before_all_others(ledger, first):
-    late = Limit("user", "requests", 1, 20.0)
-    never = Limit("kernel", "requests", 1, None)
-    ledger.hold(Claim("a", ONE), [])
-    refused = ledger.hold(Claim("b", ONE), [never, late] if first else [late, never])
-    assert isinstance(refused, Full)
-    assert (refused.limit, refused.retry_at) == (never, None)
 
 
 def test_a_refusal_after_a_look_for_the_dead_leaves_nothing_open(make, dead):
@@ -340,52 +183,7 @@ def test_a_refusal_after_a_look_for_the_dead_leaves_nothing_open(make, dead):
         gc.enable()
 
 
-def test_a_claim_greater_than_the_limit_never_fits(ledger):
-    limit = Limit("user", "tokens", 100, 60.0)
-    refused = ledger.hold(Claim("a", Amount(1, 101)), [limit])
-    assert refused == Full(limit, 0, 101, None)
-
-
 # The way of a call
-
-
-def test_doing_a_thing_twice_changes_nothing(ledger, path):
-    limit = Limit("user", "tokens", 100, 60.0)
-    for _ in range(2):
-        assert ledger.hold(Claim("a", Amount(1, 100)), [limit]) == "held"
-    assert counted(ledger, limit) == [100]
-    for _ in range(2):
-        ledger.sent("a")
-    assert states(path) == {"a": "sent"}
-    for tokens in (30, 70):
-        ledger.settle("a", used(tokens=tokens))
-        assert counted(ledger, limit) == [30]
-    ledger.void("a")
-    ledger.sent("a")
-    assert ledger.hold(Claim("a", Amount(1, 100)), [limit]) == "held"
-    assert rows(path) == [("a", "done", 1, 30, 0)]
-    assert_sums_are_true(path)
-
-
-def test_what_a_call_used_beyond_its_hold_is_booked_as_it_is(ledger):
-    limit = Limit("user", "tokens", 100, 60.0)
-    ledger.hold(Claim("a", Amount(1, 50)), [limit])
-    ledger.settle("a", used(tokens=150))
-    assert counted(ledger, limit) == [150]
-    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
-
-
-@pytest.mark.parametrize("was_sent", [True, False])
-def test_a_voided_hold_is_given_back_once(ledger, path, was_sent):
-    limit = Limit("user", "requests", 2, 60.0)
-    for name in "ab":
-        assert ledger.hold(Claim(name, ONE), [limit]) == "held"
-    if was_sent:
-        ledger.sent("a")
-    for _ in range(2):
-        ledger.void("a")
-        assert counted(ledger, limit) == [1]
-    assert states(path)["a"] == "void"
 
 
 def test_unknown_ids_are_no_error_and_a_settled_one_is_booked(ledger, path):
@@ -400,82 +198,7 @@ def test_unknown_ids_are_no_error_and_a_settled_one_is_booked(ledger, path):
     assert_sums_are_true(path)
 
 
-def test_a_voided_call_must_be_held_anew_before_it_is_sent(ledger, clock):
-    limit = Limit("user", "requests", 1, 60.0)
-    ledger.hold(Claim("a", ONE), [limit])
-    ledger.void("a")
-    with pytest.raises(StoreError, match="nothing was sent"):
-        ledger.sent("a")
-    clock.now += SECOND
-    assert ledger.hold(Claim("a", ONE), [limit]) == "held"
-    ledger.sent("a")
-    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
-    clock.now = START
-    assert isinstance(ledger.hold(Claim("b", ONE), [limit]), Full)
-
-
-def test_odd_amounts_and_names_do_not_break_the_file(ledger):
-    limit = Limit("user", "tokens", 10**30, 60.0)
-    assert ledger.hold(Claim("a", Amount(1, 10**25), model="\ud800"), [limit]) == "held"
-    ledger.settle("a", used(tokens=10**20, model="half \udc00", input_tokens=10**20))
-    ledger.settle("b", used(tokens=-5))
-    assert counted(ledger, limit) == [2**50]
-    assert [line.name for line in ledger.usage("model")] == ["", "half ?"]
-
-
 # Claims
-
-
-def test_a_key_flies_until_its_call_ends(make):
-    one, two = make("k1"), make("k2")
-    for number, end in enumerate((lambda id_: one.settle(id_, used()), one.void)):
-        mine = f"mine {number}"
-        assert not two.flying("key")
-        assert one.hold(Claim(mine, ONE, key="key"), []) == "held"
-        assert two.flying("key")
-        assert one.flying("key")
-        assert two.hold(Claim("other", ONE, key="key"), []) == "flying"
-        assert one.hold(Claim("third", ONE, key="key"), []) == "flying"
-        assert one.hold(Claim(mine, ONE, key="key"), []) == "held"
-        one.sent(mine)
-        assert two.hold(Claim("other", ONE, key="key"), []) == "flying"
-        assert two.hold(Claim(f"free {number}", ONE), []) == "held"
-        end(mine)
-    assert two.hold(Claim("other", ONE, key="key"), []) == "held"
-
-
-def test_that_a_key_flies_is_told_before_any_limit_and_nothing_is_written(ledger, make, path):
-    limit = Limit("user", "requests", 1, 60.0)
-    ledger.hold(Claim("a", ONE, key="key"), [limit])
-    assert make("k2").hold(Claim("b", ONE, key="key"), [limit]) == "flying"
-    assert states(path) == {"a": "held"}
-
-
-def test_a_dead_processs_key_does_not_fly(make, dead, path):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    assert one.hold(Claim("a", ONE, key="key"), []) == "held"
-    dead[str(process(1))] = False
-    assert not two.flying("key")
-    assert two.hold(Claim("b", ONE, key="key"), []) == "held"
-    assert states(path) == {"a": "void", "b": "held"}
-
-
-def test_where_a_process_cannot_be_looked_at_its_lease_decides(make, dead, clock, path):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    dead[str(process(1))] = dead[str(process(2))] = None
-    one.hold(Claim("a", ONE, key="key"), [])
-    two.hold(Claim("z", ONE, key="other"), [])
-    lease = int(LEASE * SECOND)
-    clock.now = START + lease - 1
-    assert two.flying("key")
-    one.renew()
-    clock.now = START + 2 * lease - 2
-    assert two.flying("key")
-    assert not two.flying("other")
-    clock.now += 1
-    assert not two.flying("key")
-    assert two.hold(Claim("b", ONE, key="key"), []) == "held"
-    assert states(path) == {"a": "void", "z": "void", "b": "held"}
 
 
 def test_whether_a_key_flies_is_read_while_another_writes(ledger, path):
@@ -489,167 +212,7 @@ def test_whether_a_key_flies_is_read_while_another_writes(ledger, path):
 # Dead processes
 
 
-def test_a_dead_processs_holds_are_freed_where_they_are_in_the_way(make, dead, path):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    limit = Limit("user", "tokens", 100, 60.0)
-    one.hold(Claim("held", Amount(1, 40)), [limit])
-    one.hold(Claim("sent", Amount(1, 30)), [limit])
-    one.sent("sent")
-    assert isinstance(two.hold(Claim("a", Amount(1, 31)), [limit]), Full)
-    dead[str(process(1))] = False
-    assert two.hold(Claim("a", Amount(1, 20)), [limit]) == "held"
-    assert states(path)["held"] == "held", "nothing was in the way, and no look was due"
-    refused = two.hold(Claim("b", Amount(1, 51)), [limit])
-    assert isinstance(refused, Full)
-    assert refused.used == 50
-    assert states(path) == {"held": "void", "sent": "lost", "a": "held"}
-    assert two.hold(Claim("b", Amount(1, 50)), [limit]) == "held"
-    assert_sums_are_true(path)
-
-
-def test_a_lost_call_counts_in_full_until_its_window_has_passed(make, dead, clock):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    limit = Limit("user", "tokens", 100, 60.0)
-    one.hold(Claim("a", Amount(1, 100)), [limit])
-    one.sent("a")
-    dead[str(process(1))] = False
-    clock.now += 60 * SECOND - 1
-    assert isinstance(two.hold(Claim("b", Amount(1, 1)), [limit]), Full)
-    clock.now += 1
-    assert two.hold(Claim("b", Amount(1, 1)), [limit]) == "held"
-
-
-def test_a_dead_processs_call_is_held_anew_under_its_id(make, dead, path):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    limit = Limit("user", "tokens", 100, 60.0)
-    for id_ in ("a", "sent"):
-        one.hold(Claim(id_, Amount(1, 30)), [limit])
-    one.sent("sent")
-    dead[str(process(1))] = False
-    two.standing([])
-    one.hold(Claim("b", Amount(1, 10)), [limit])
-    assert two.hold(Claim("b", Amount(1, 20)), [limit]) == "held"
-    assert two.hold(Claim("sent", Amount(1, 99)), [limit]) == "held"
-    two.usage("model")
-    assert rows(path)[1:] == [("sent", "lost", 1, 30, 0), ("b", "held", 1, 20, 0)]
-
-
-@pytest.mark.parametrize("was_sent", [True, False])
-def test_a_late_settle_takes_the_place_of_what_was_booked_for_the_dead(make, dead, path, was_sent):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    limit = Limit("user", "tokens", 100, 60.0)
-    one.hold(Claim("a", Amount(1, 80)), [limit])
-    if was_sent:
-        one.sent("a")
-    dead[str(process(1))] = False
-    two.usage("model")
-    assert counted(two, limit) == [80 if was_sent else 0]
-    for tokens in (30, 50):
-        one.settle("a", used(tokens=tokens))
-        assert counted(two, limit) == [30]
-    assert_sums_are_true(path)
-
-
-def test_a_look_for_the_dead_is_due_once_a_second_at_most(make, dead, monkeypatch, path):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    one.hold(Claim("a", ONE), [])
-    dead[str(process(1))] = False
-    two.standing([])
-    assert states(path) == {"a": "held"} or states(path) == {"a": "void"}
-    one.hold(Claim("b", ONE), [])
-    two.hold(Claim("c", ONE), [])
-    two.standing([])
-    assert states(path)["b"] == "held"
-    monkeypatch.setattr(ledgers, "LOOK_EVERY", 0.0)
-    two.hold(Claim("d", ONE), [])
-    assert states(path)["b"] == "void"
-
-
 # Forgiveness and the person's own limits
-
-
-@pytest.mark.parametrize("window", [60.0, None])
-@pytest.mark.parametrize("scope", ["kernel", "user"])
-def test_what_is_forgiven_counts_no_longer_in_that_scope(ledger, make, scope, window, path):
-    limits = [Limit("kernel", "requests", 2, window), Limit("user", "requests", 2, window)]
-    for name in "ab":
-        ledger.hold(Claim(name, ONE), limits)
-        ledger.settle(name, used())
-    ledger.forgive(scope)
-    expected = [0, 2] if scope == "kernel" else [2, 0]
-    assert counted(ledger, *limits) == expected
-    mine = [limit for limit in limits if limit.scope == scope]
-    assert ledger.hold(Claim("c", ONE), mine) == "held", "in the very nanosecond"
-    assert counted(ledger, *limits) == [each + 1 for each in expected]
-    assert ledger.hold(Claim("d", ONE), mine) == "held"
-    assert isinstance(ledger.hold(Claim("e", ONE), mine), Full)
-    assert counted(make("k2"), limits[1]) == [expected[1] + 2]
-    assert_sums_are_true(path)
-
-
-def test_an_open_hold_goes_on_counting_after_a_forgiveness(ledger, clock):
-    limit, for_ever = Limit("user", "tokens", 100, 60.0), Limit("kernel", "tokens", 100, None)
-    ledger.hold(Claim("done", Amount(1, 10)), [limit, for_ever])
-    ledger.settle("done", used(tokens=10))
-    ledger.hold(Claim("open", Amount(1, 50)), [limit, for_ever])
-    clock.now += SECOND
-    ledger.forgive("user")
-    ledger.forgive("kernel")
-    assert counted(ledger, limit, for_ever) == [50, 50]
-    refused = ledger.hold(Claim("a", Amount(1, 51)), [limit])
-    assert refused == Full(limit, 50, 51, (START + 60 * SECOND) / SECOND)
-    ledger.settle("open", used(tokens=20))
-    assert counted(ledger, limit, for_ever) == [20, 20]
-    clock.now = START + 60 * SECOND
-    assert counted(ledger, limit, for_ever) == [0, 20]
-    ledger.forgive("kernel")
-    assert counted(ledger, limit, for_ever) == [0, 0]
-
-
-def test_what_is_forgiven_does_not_count_for_when_a_claim_fits(ledger, clock):
-    limit = Limit("user", "requests", 1, 60.0)
-    ledger.hold(Claim("a", ONE), [limit])
-    ledger.settle("a", used())
-    ledger.forgive("user")
-    clock.now += 5 * SECOND
-    assert ledger.hold(Claim("b", ONE), [limit]) == "held"
-    refused = ledger.hold(Claim("c", ONE), [limit])
-    assert refused == Full(limit, 1, 1, (START + 65 * SECOND) / SECOND)
-
-
-def test_a_forgiveness_holds_when_the_clock_is_set_back(ledger, clock):
-    limit = Limit("user", "requests", 1, 60.0)
-    ledger.hold(Claim("a", ONE), [limit])
-    ledger.settle("a", used())
-    ledger.forgive("user")
-    clock.now -= YEAR
-    assert ledger.hold(Claim("b", ONE), [limit]) == "held"
-    assert isinstance(ledger.hold(Claim("c", ONE), [limit]), Full)
-
-
-def test_a_persons_limit_holds_for_every_kernel(make):
-    one, two, other = make("k1"), make("k2"), make("k3", user="bob")
-    one.limit_shared("user", "usd", 100, 0.1)
-    one.limit_shared("user", "usd", 1000, None)
-    limits = [Limit("user", "usd", 1000, None), Limit("user", "usd", 100, 0.1)]
-    assert two.shared_limits() == limits
-    assert other.shared_limits() == []
-    assert two.hold(Claim("a", Amount(1, 0, 60)), []) == "held"
-    refused = one.hold(Claim("b", Amount(1, 0, 41)), [CALM])
-    assert isinstance(refused, Full)
-    assert (refused.limit, refused.used) == (limits[1], 60)
-    assert two.standing([CALM]) == [(CALM, 1), (limits[0], 60), (limits[1], 60)]
-
-
-def test_a_persons_limit_is_changed_or_taken_away_by_metric_and_window(make):
-    ledger = make()
-    ledger.limit_shared("user", "tokens", 10, 60.0)
-    ledger.limit_shared("user", "tokens", 99, None)
-    ledger.limit_shared("user", "tokens", 20, 60.0)
-    assert Limit("user", "tokens", 20, 60.0) in ledger.shared_limits()
-    ledger.limit_shared("user", "tokens", None, 60.0)
-    ledger.limit_shared("user", "requests", None, 60.0)
-    assert make("k2").shared_limits() == [Limit("user", "tokens", 99, None)]
 
 
 @pytest.mark.parametrize("scope", ["team", "run"])
@@ -670,71 +233,6 @@ def test_what_a_file_cannot_count_is_refused_and_nothing_is_held(make, scope):
 
 
 # Usage
-
-
-def test_usage_adds_up_by_model_day_and_cell(make, clock, utc):
-    one, two = make("k1"), make("k2")
-
-    def call(ledger, id_, model, cell, spent, **more):
-        ledger.hold(Claim(id_, Amount(1, 100, 100), model="asked", cell=cell), [])
-        ledger.sent(id_)
-        numbers = {"input_tokens": 10, "output_tokens": 5, "cached_tokens": 2, **more}
-        ledger.settle(id_, used(1, 15, spent, model=model, **numbers))
-
-    call(one, "a", "small", "In [1]", 7)
-    call(one, "b", "big", "In [2]", 70)
-    call(two, "c", "small", "In [1]", 0, priced=False)
-    one.saved(Saved("small", "In [2]", 40, 9))
-    clock.now += DAY
-    call(two, "d", "", "In [1]", 1)
-    one.hold(Claim("open", ONE, model="open"), [])
-    one.hold(Claim("void", ONE, model="void"), [])
-    one.void("void")
-    big = Line("big", 1, 10, 5, 2, 70)
-    small = Line("small", 2, 20, 10, 4, 7, 1, 1, 40, 9)
-    asked = Line("asked", 1, 10, 5, 2, 1)
-    for each in (one, two):
-        assert each.usage("model") == [big, small, asked]
-        first, second = each.usage("day")
-        assert first == Line("2023-11-15", 1, 10, 5, 2, 1)
-        assert second == Line("2023-11-14", 3, 30, 15, 6, 77, 1, 1, 40, 9)
-    assert summed(one.usage("day")) == summed(one.usage("model"))
-    assert one.usage("cell") == [
-        Line("In [2]", 1, 10, 5, 2, 70, 0, 1, 40, 9),
-        Line("In [1]", 1, 10, 5, 2, 7),
-    ]
-    assert two.usage("model", kernel_only=True) == [asked, Line("small", 1, 10, 5, 2, 0, 1)]
-    assert [line.name for line in one.usage("day", kernel_only=True)] == ["2023-11-14"]
-    assert make("k4", user="bob").usage("model") == []
-
-
-@pytest.fixture
-def utc(monkeypatch: pytest.MonkeyPatch):
-    """Days begin and end by UTC; START is 2023-11-14, 22:13."""
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
-def test_a_day_is_the_local_one_for_calls_and_for_free_answers(ledger, utc, monkeypatch, zone):
-    monkeypatch.setenv("TZ", zone)
-    time.tzset()
-    ledger.settle("a", used())
-    ledger.saved(Saved("m", "", 1, 1))
-    day = {"UTC": "2023-11-14", "Asia/Tokyo": "2023-11-15"}[zone]
-    assert [(line.name, line.requests, line.hits) for line in ledger.usage("day")] == [(day, 1, 1)]
-
-
-def test_a_dead_processs_sent_calls_are_usage_of_unknown_price(make, dead):
-    one, two = make("k1", owner=process(1)), make("k2", owner=process(2))
-    one.hold(Claim("sent", Amount(1, 50, 9), model="m"), [])
-    one.hold(Claim("held", Amount(1, 50, 9), model="m"), [])
-    one.sent("sent")
-    dead[str(process(1))] = False
-    assert two.usage("model") == [Line("m", requests=1, nanos=9, unpriced=1)]
 
 
 def test_free_answers_wait_in_memory_for_the_next_write(ledger, path):
@@ -1197,13 +695,6 @@ def test_a_ledger_in_memory_keeps_the_same_rules(make):
     assert ledger.usage("model") == [Line("m", requests=1, hits=1, saved_tokens=1, saved_nanos=1)]
     ledger.reset_file()
     assert counted(ledger, limit) == [0]
-
-
-def test_a_closed_ledger_opens_again(ledger):
-    ledger.hold(Claim("a", ONE), [])
-    ledger.close()
-    ledger.close()
-    assert counted(ledger, CALM) == [1]
 
 
 # Cost

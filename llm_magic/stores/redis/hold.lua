@@ -2,7 +2,8 @@
 -- Header: owner, names (those of the scopes, as they are wanted back), lease, day, limits as
 -- {scope, metric, length, cap}.
 -- Asked: claims as {id, key, {requests, tokens, nanos}, model, cell, sent, place of the call's key}.
--- Gives of each claim {'held'}, {'gone'}, {'flying', id, owner} or
+-- Gives of each claim {'held'}, or {'held', owner} where it was already; {'gone'},
+-- {'flying', id, owner} or
 -- {'full', scope, metric, length, cap, used, asked, moment from which it fits or ''}.
 local limits = limits_of()
 local WALK, PAGE = 20000, 500
@@ -86,7 +87,7 @@ local function verdict(claim)
     if call and call.state == 'gone' then
         return { 'gone' }
     elseif call and call.state ~= 'void' then
-        return { 'held' }
+        return { 'held', call.owner }
     end
     if key ~= '' then
         local other, owner = flying(key)

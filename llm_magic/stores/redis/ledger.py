@@ -18,9 +18,9 @@ from llm_magic import owner as owners
 from llm_magic.entries import Trouble
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Claim, Full, Ledger, Limit, Line, Metric, Saved, Scope, Used, Verdict
-from llm_magic.stores.ledger_sums import seconds
+from llm_magic.stores.ledger_sums import DAY, KEEP, seconds
 from llm_magic.stores.redis.keys import Keys
-from llm_magic.stores.redis.pending import Pending, lines, old
+from llm_magic.stores.redis.pending import Pending, lines
 from llm_magic.stores.redis.scripts import Scripts, micros, name, numbers, parts, told
 from llm_magic.stores.redis.server import Server
 
@@ -221,8 +221,9 @@ class RedisLedger(Ledger):
         key = self._keys.usage[kernel_only or by == "cell"]
         with self._scripts.harm():
             found = self._server.do(lambda client: client.hgetall(key))
-            if gone := old(found, time.time()):
-                self._server.do(lambda client: client.hdel(key, *gone))
+            oldest = self._scripts.today(ago=KEEP // DAY).encode()
+            if old := [field for field in found if field < oldest]:
+                self._server.do(lambda client: client.hdel(key, *old))
             return lines(found, by)
 
     def reset_file(self) -> None:
@@ -349,9 +350,8 @@ class RedisLedger(Ledger):
 
 def _is_in_doubt(reply: Any) -> bool:
     """Whether a look for dead processes may change a verdict."""
-    if reply[0] == b"flying":
-        return _is_dead(reply[2])
-    return bool(reply[0] == b"full")
+    # Where somebody else holds it, the last is who.
+    return bool(reply[0] == b"full") or (len(reply) > 1 and _is_dead(reply[-1]))
 
 
 def _is_dead(owner: bytes) -> bool:

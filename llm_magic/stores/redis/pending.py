@@ -14,13 +14,10 @@ from collections.abc import Iterable, Sequence
 
 from llm_magic.ledger import Amount, Line, Saved, Used
 from llm_magic.stores.ledger_rows import kept
-from llm_magic.stores.ledger_sums import day
 from llm_magic.stores.redis.scripts import AT_ONCE, Scripts, booked, name, told
 
 _LINE = struct.Struct("<9d")
 """As scripts keep it: the numbers of a `Line` in their order, the free answers last."""
-_YEAR = 400
-"""Days for which lines of usage are kept."""
 
 
 class Pending:
@@ -109,9 +106,3 @@ def lines(found: dict[bytes, bytes], by: str) -> list[Line]:
     if by == "day":
         return made[::-1]
     return sorted(made, key=lambda line: (-line.nanos, -line.requests))
-
-
-def old(found: Iterable[bytes], now: float) -> list[bytes]:
-    """Those of the stored lines whose day is too long ago."""
-    oldest = day(round((now - _YEAR * 86_400) * 1e9)).encode()
-    return [field for field in found if field < oldest]

@@ -23,6 +23,7 @@ AT_ONCE = 64
 METRICS: tuple[Metric, ...] = ("requests", "tokens", "usd")
 _SECOND = 1_000_000
 _MOST = 2**52
+_DAY = 86_400 * 10**9
 _LONGEST = 100 * 366 * 86_400.0
 _REMEMBERED = 64
 
@@ -165,9 +166,10 @@ class Scripts:
         name = self.keys.scopes[int(scope) - 1]
         return Limit(name, METRICS[int(metric) - 1], int(cap), window)
 
-    def today(self) -> str:
-        """The local day."""
-        return day(self._clock() if self._clock else time.time_ns())
+    def today(self, ago: int = 0) -> str:
+        """The local day, or that of so many days ago."""
+        now = self._clock() if self._clock else time.time_ns()
+        return day(now - ago * _DAY)
 
 
 def told(**parts: Any) -> str:
