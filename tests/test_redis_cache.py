@@ -378,7 +378,7 @@ class TestFaults:
             client.execute_command("ACL", "SETUSER", "ann", "on", ">SECRET", *rights.split())
 
         self.check(
-            open_cache(own_redis.url_of("ann"), "SECRET"), "does not allow it", word, "ACL SETUSER"
+            open_cache(own_redis.url_of("ann"), "SECRET"), "does not allow it", word, "SETUSER ann"
         )
 
     def test_a_user_who_may_not_prolong_reads(

@@ -18,13 +18,14 @@ from urllib.parse import urlsplit
 
 import cloudpickle
 import pytest
+from redis import ResponseError
 
 from llm_magic.errors import StoreError
 from llm_magic.stores.redis import server as server_module
 from llm_magic.stores.redis.many import in_one_go
 from llm_magic.stores.redis.server import Server
 from llm_magic.testing import ScriptedServer
-from tests.redis_servers import RedisCluster3, RedisServer, wait_until
+from tests.redis_servers import RedisCluster3, RedisServer, certificate, wait_until
 
 
 def run(script: str) -> None:
@@ -183,6 +184,46 @@ class TestConnection:
 
 
 class TestFaults:
+    @pytest.mark.parametrize("where", ["socket", "tls"])
+    def test_a_frozen_server_on_a_socket_or_with_tls(
+        self, start_redis: Callable[..., RedisServer], tmp_path: Path, where: str
+    ) -> None:
+        unix = where == "socket"
+        running = start_redis(unix=unix, tls=None if unix else certificate(tmp_path))
+        server = Server(running.url)
+        assert server.do(ping)
+        running.freeze()
+
+        assert "did not answer" in str(refused(lambda: server.do(ping)))
+        assert "did not answer" in str(refused(lambda: Server(running.url, "other").do(ping)))
+
+    def test_a_server_with_no_room_for_another_client(
+        self, redis_kind: str, start_redis: Callable[..., RedisServer]
+    ) -> None:
+        running = start_redis(redis_kind, maxclients=1)
+        with running.client() as client:
+            client.ping()
+            assert "max number of clients" in str(refused(lambda: Server(running.url).do(ping)))
+
+    def test_a_server_that_cannot_save_its_data(
+        self, redis_kind: str, start_redis: Callable[..., RedisServer]
+    ) -> None:
+        running = start_redis(redis_kind, enable_protected_configs="yes")
+        server = Server(running.url)
+        with running.client() as client:
+            client.set("a", "x")
+            client.config_set("dbfilename", "none")
+            (running.folder / "none").mkdir()
+            client.config_set("save", "1 1")
+            with pytest.raises(ResponseError):
+                client.save()
+            client.bgsave()
+            wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+        error = refused(lambda: server.do(lambda each: each.set("b", "x")))
+        assert "cannot save its data" in str(error)
+        assert server.do(lambda each: each.get("a")) == b"x"
+
     def test_a_server_that_failed_is_not_waited_for_again_at_once(
         self, own_redis: RedisServer
     ) -> None:

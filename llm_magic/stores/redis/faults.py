@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import NamedTuple
 
 from llm_magic.errors import StoreError
@@ -10,6 +11,7 @@ from llm_magic.errors import StoreError
 PASSWORD = "LLM_MAGIC_STORE_PASSWORD"  # noqa: S105
 _ELSEWHERE = '%config LLMMagic.store = "redis://HOST:6379/0"'
 _DISK = 'or do without it: %config LLMMagic.store = "disk"'
+_PING = "{cli} ping, " + _DISK
 
 
 class Fault(NamedTuple):
@@ -53,7 +55,7 @@ def missing(why: str) -> StoreError:
 # By the first word of an error, as Redis sends it. The words of a missing right name user and
 # command, or the key; none of them has a password.
 _REPLIES = {
-    "OOM": ("full", "is full (maxmemory)", "redis-cli CONFIG SET maxmemory 2gb"),
+    "OOM": ("full", "is full (maxmemory)", "{cli} CONFIG SET maxmemory 2gb"),
     "READONLY": (
         "replica",
         "is a replica, which takes no writes",
@@ -61,22 +63,22 @@ _REPLIES = {
     ),
     "LOADING": ("loading", "is still loading its data", "Wait, and run the cell again"),
     "MASTERDOWN": ("away", "is a replica without its primary", "Wait, and run the cell again"),
-    "CLUSTERDOWN": ("away", "is a cluster in which a part is down", "redis-cli CLUSTER INFO"),
+    "CLUSTERDOWN": ("away", "is a cluster in which a part is down", "{cli} CLUSTER INFO"),
     "MOVED": (
         "elsewhere",
         "has the key on another server of its cluster",
-        "redis-cli CLUSTER INFO",
+        "{cli} CLUSTER INFO",
     ),
     "TRYAGAIN": ("away", "is moving data within its cluster", "Wait, and run the cell again"),
-    "BUSY": ("away", "is busy with a script", "redis-cli SCRIPT KILL"),
+    "BUSY": ("away", "is busy with a script", "{cli} SCRIPT KILL"),
     "MISCONF": ("full", "takes no writes, since it cannot save its data", "Look into its log"),
-    "NOREPLICAS": ("replica", "takes no writes without its replicas", "redis-cli INFO replication"),
+    "NOREPLICAS": ("replica", "takes no writes without its replicas", "{cli} INFO replication"),
     "WRONGPASS": ("refused", "refuses user or password", f"Set {PASSWORD} in the environment"),
     "NOAUTH": ("refused", "wants a password", f"Set {PASSWORD} in the environment"),
     "DENIED": ("refused", "is protected and takes no login from elsewhere", "Set a password there"),
 }
 _LASTING = {"away", "loading", "refused"}
-_GRANT = "redis-cli ACL SETUSER NAME '~llm_magic:*' +@all -@dangerous +info"
+_GRANT = "{cli} ACL SETUSER {user} '~llm_magic:*' +@all -@dangerous +info"
 
 # The library takes the first word off the errors that it has a class for.
 _CODES = {
@@ -90,7 +92,7 @@ _CODES = {
 }
 
 
-def of_error(error: Exception, words: str, patience: float, cli: str) -> Fault:
+def of_error(error: Exception, words: str, patience: float, cli: str, user: str) -> Fault:
     """The fault in an error of the library or of the system.
 
     Args:
@@ -98,18 +100,25 @@ def of_error(error: Exception, words: str, patience: float, cli: str) -> Fault:
         words: What it says, without a password.
         patience: Seconds that were waited for an answer.
         cli: The command that asks the server something.
+        user: Who asks; empty for the default user.
     """
+    found = _found(error, words, patience)
+    user = shlex.quote(user or "default")
+    return found._replace(fix=found.fix.replace("{cli}", cli).replace("{user}", user))
+
+
+def _found(error: Exception, words: str, patience: float) -> Fault:
     names = {each.__name__ for each in type(error).__mro__}
     if "TimeoutError" in names or ("RedisClusterException" in names and "Timeout" in words):
         why = f"did not answer within {patience:g} s"
-        return Fault("away", why, f"{cli} ping, {_DISK}", lasting=True)
+        return Fault("away", why, _PING, lasting=True)
     if code := next((_CODES[name] for name in _CODES if name in names), ""):
         return _reply(code)
     if names & {"AuthenticationError", "AuthorizationError"}:
         return _of_login(words)
     if names & {"ResponseError", "InvalidResponse"}:
         return _of_reply(words)
-    return _away(words, cli)
+    return _away(words)
 
 
 def _reply(code: str) -> Fault:
@@ -135,16 +144,14 @@ def _of_login(words: str) -> Fault:
     return _reply("NOAUTH" if "required" in words or "HELLO" in words else "WRONGPASS")
 
 
-def _away(why: str, cli: str) -> Fault:
+def _away(why: str) -> Fault:
     """The server is not reached, or the connection broke."""
     if "CERTIFICATE_VERIFY_FAILED" in why:
         fix = "Name who vouches for it: rediss://HOST:6379/0?ssl_ca_certs=FILE"
         return Fault("away", "has a certificate that nobody vouches for", fix, lasting=True)
     # "Error 111 connecting to HOST:PORT. Connection refused."
     said = re.sub(r"^Error -?\d* ?connecting to .*?[.:] (?=\D)", "", why).strip(" .")
-    return Fault(
-        "away", f"cannot be reached ({_short(said)})", f"{cli} ping, {_DISK}", lasting=True
-    )
+    return Fault("away", f"cannot be reached ({_short(said)})", _PING, lasting=True)
 
 
 def _short(words: str) -> str:

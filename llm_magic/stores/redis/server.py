@@ -232,8 +232,6 @@ class Server:
             "socket_connect_timeout": self.patience,
             "protocol": 2,  # The newer one begins with further questions.
         }
-        if self._unix:
-            del options["socket_connect_timeout"]
         if self._user or self._password:
             # Not as plain options, which the repr of a pool shows in some versions.
             login = UsernamePasswordCredentialProvider(self._user or None, self._password)
@@ -272,7 +270,7 @@ class Server:
         words = str(error)
         if self._password:
             words = words.replace(self._password, "[password]")
-        return faults.of_error(error, words, self.patience, self._cli())
+        return faults.of_error(error, words, self.patience, self._cli(), self._user)
 
     def _cli(self) -> str:
         if self._unix:
