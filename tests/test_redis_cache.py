@@ -20,7 +20,8 @@ from llm_magic.stores.redis import cache as cache_module
 from llm_magic.stores.redis import server as server_module
 from llm_magic.stores.redis.cache import RedisCache
 from llm_magic.stores.redis.server import Server
-from tests.redis_servers import RedisCluster3, RedisServer, wait_until
+from tests.conftest import give_up, redis_kind_found
+from tests.redis_servers import RedisCluster3, RedisServer, certificate, wait_until
 
 DAY = 86_400_000
 SPACE = "llm_magic:cache:user:ann:"
@@ -242,9 +243,6 @@ class TestPlaces:
 @pytest.fixture(scope="session")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a certificate that its server made itself."""
-    from tests.conftest import give_up
-    from tests.redis_servers import certificate
-
     try:
         return certificate(tmp_path_factory.mktemp("tls"))
     except FileNotFoundError:
@@ -432,8 +430,8 @@ class TestFaults:
         assert cache.size().entries < 60
         assert cache.size().limit == 4 * 1024**2
 
-    def test_a_frozen_server_of_a_cluster(self, redis_kind: str, open_cache: Open) -> None:
-        with RedisCluster3(redis_kind) as cluster:
+    def test_a_frozen_server_of_a_cluster(self, open_cache: Open) -> None:
+        with RedisCluster3(redis_kind_found("redis")) as cluster:
             cache = open_cache(cluster.url)
             rows = [(f"key {number}", b"x") for number in range(200)]
             cache.put_many(rows)
