@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -13,11 +12,11 @@ from dask import dataframe as dd
 from pydantic import BaseModel
 
 import llm_magic
-from llm_magic.errors import LLMError, PromptError, RowsWarning
-from tests.conftest import KEY, Terminal, emptied_redis, interrupted_when
+from llm_magic.errors import PromptError, RowsWarning
+from tests.conftest import KEY, Kernel, Terminal, emptied_redis, interrupted_when
 from tests.dask_driver import PASSWORD, Workers, when
 from tests.load import LoadServer
-from tests.redis_servers import RedisServer
+from tests.redis_servers import RedisServer, wait_until
 
 ANSWER = '{"stars": 4, "topic": "fit", "tags": ["a", "b"]}'
 
@@ -170,7 +169,7 @@ def test_ctrl_c_ends_it_on_the_workers_and_keeps_what_came(
     workers: Workers, loaded: LoadServer, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", loaded.url)
-    loaded.set(latency=0.3)
+    loaded.set(latency=0.1)
     terminal["client"], terminal["frame"] = workers.client, reviews(5_000)
     ran, _ = interrupted_when(
         lambda: loaded.stats()["answered"] > 300,
@@ -180,7 +179,7 @@ def test_ctrl_c_ends_it_on_the_workers_and_keeps_what_came(
     assert "Stopped at" in str(ran.error)
     out = terminal["out"]
     stats = loaded.stats()
-    assert stats["requests"] < 4_000
+    assert stats["requests"] < 4_400
     assert out["answer"].notna().sum() > 100
     loaded.set(latency=0)
     again = terminal.run("%%llm_map frame out << --on client\n{{ text }}")
@@ -189,18 +188,36 @@ def test_ctrl_c_ends_it_on_the_workers_and_keeps_what_came(
     assert loaded.stats()["requests"] == 4_501
 
 
-def test_a_worker_without_a_key_says_where_it_belongs(
-    running: Workers, tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.kernel
+def test_an_interrupt_of_the_kernel_stops_its_workers_and_does_not_end_them(
+    workers: Workers, loaded: LoadServer
 ) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.example.com/v1")
-    monkeypatch.delenv("OPENAI_API_KEY")
-    without = Workers(running.redis, tmp_path, OPENAI_API_KEY=None)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    """It goes to all processes that the kernel has started."""
+    loaded.set(latency=0.3)
+    kernel = Kernel(watched=True, environment={"LLM_MAGIC_CACHE_SIZE": "100 MB"})
     try:
-        with pytest.raises(LLMError, match=r"no API key.*\n.*environment of the workers"):
-            llm_magic.map_rows(reviews(10), "{{ text }}", on=without.client)
+        kernel.run(
+            "%load_ext llm_magic\n"
+            "from distributed import Client, LocalCluster\n"
+            "client = Client(LocalCluster(n_workers=2, threads_per_worker=1, "
+            "dashboard_address=None))\n"
+            "frame = [{'text': f'Row {n}'} for n in range(2_000)]"
+        )
+        cell = "%%llm_map frame out << --on client --concurrency 100\n{{ text }}"
+        started = kernel.start(cell)
+        wait_until(lambda: loaded.stats()["answered"] > 250)
+        kernel.manager.interrupt_kernel()
+        shown = kernel.finish(started)
+        assert "Stopped at" in shown.reply["evalue"]
+        asked = loaded.stats()["requests"]
+        # What was paid for is in the table.
+        assert kernel.value("sum(bool(row['answer']) for row in out)") == asked
+        loaded.set(latency=0)
+        assert kernel.run(cell).reply["status"] == "ok"
+        assert loaded.stats()["requests"] == 2_000
+        kernel.run("client.cluster.close()")
     finally:
-        without.close()
+        kernel.stop()
 
 
 # A Dask DataFrame

@@ -16,6 +16,7 @@ from llm_magic.distributed.spec import packed, run_name, spec_for
 from llm_magic.distributed.worker import run_chunk
 from llm_magic.entries import Fingerprint
 from llm_magic.errors import InvalidAnswer, QuotaExceeded
+from llm_magic.ledger import nanos
 from llm_magic.meeting import EVERY, GOING, STOPPED, Meeting
 from llm_magic.rows import GRACE, Run
 from llm_magic.types import Request, Response
@@ -94,6 +95,8 @@ class Shipped(Run):
         self._slots = 1
         self._abroad = Abroad()
         self._spec: bytes | None = None
+        # Rows of chunks that did not come back.
+        self._lost: dict[int, Todo] = {}
 
     def _find_gate(self) -> Any:
         return self._abroad
@@ -112,6 +115,7 @@ class Shipped(Run):
         self._since = time.time()
         self._slots = await asyncio.to_thread(lambda: self._team.pool.slots)
         await super().through()
+        await self._recover()
 
     async def _prepare(self) -> None:
         """Makes what workers must know; the key is theirs to have."""
@@ -212,9 +216,11 @@ class Shipped(Run):
             parcel: Parcel = await result(future)
         except asyncio.CancelledError:
             pool.cancel(future)
+            self._lost.update(left)
             raise
         except Exception as error:  # noqa: BLE001
             # Whatever a worker raised, or became of it.
+            self._lost.update(left)
             if not self._halted.is_set():
                 self._end(failure(error))
             return None
@@ -253,6 +259,21 @@ class Shipped(Run):
             del left[place]
             self._fail(place, error_of(error))
         await self._keep(kept)
+
+    async def _recover(self) -> None:
+        """Takes from the cache what workers have paid that could not give it back."""
+        shelf, lost = self._call.shelf, list(self._lost.values())
+        if not (lost and self._team.shared and shelf.writes):
+            return
+        if not shelf.reads:
+            shelf = replace(shelf, reads=True, ttl=time.time() - self._since)
+        found = await asyncio.to_thread(shelf.find_many, [todo.print_ for todo in lost])
+        for todo, kept in zip(lost, found, strict=True):
+            response = kept and _fit(self.job.base.schema, kept)
+            if isinstance(response, Response):
+                self.purse.spent += nanos(response.saved) if response.saved else 0
+                paid = replace(response, cached=False, cost=response.saved)
+                self.outcome.answered(todo.place, paid, todo.row)
 
     async def _keep(self, answers: list[tuple[Request, Fingerprint, Response]]) -> None:
         """Keeps what workers have kept for themselves only; and a cassette takes down all."""

@@ -45,6 +45,7 @@ class Spec:
         at_once: Rows on their way at the same time in one process; None lets its gate find out.
         since: When the run began, in seconds since 1970.
         shared: Whether workers share cache, limits and pace through Redis.
+        group: The kernel's machine and group of processes, which gets its interrupts.
         prompt: The template, where the worker has the rows' cells; else empty.
         names: The names of the notebook that it takes.
     """
@@ -62,6 +63,7 @@ class Spec:
     at_once: int | None
     since: float
     shared: bool
+    group: tuple[str, int]
     prompt: str = ""
     names: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,6 +86,11 @@ class Spec:
 def run_name() -> str:
     """A name for a run."""
     return uuid.uuid4().hex
+
+
+def process_group() -> tuple[str, int]:
+    """This machine and group of processes; Windows has none."""
+    return socket.gethostname(), os.getpgrp() if hasattr(os, "getpgrp") else os.getpid()
 
 
 def plain_settings(settings: LLMMagic, *, shared: bool) -> dict[str, Any]:
@@ -135,6 +142,7 @@ def spec_for(
         at_once=job.at_once,
         since=time.time(),
         shared=shared,
+        group=process_group(),
         prompt=job.template.source if template else "",
         names={name: names[name] for name in uses if name in names},
     )

@@ -20,7 +20,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from llm_magic.distributed.parcel import Parcel, Plain, plain_error, plain_response
-from llm_magic.distributed.spec import Spec, session_for, unpacked
+from llm_magic.distributed.spec import Spec, process_group, session_for, unpacked
 from llm_magic.engine import Call
 from llm_magic.errors import AuthenticationFailed, LLMError, StoreError
 from llm_magic.gate import Gate
@@ -239,6 +239,8 @@ class _Crew:
         self.session = session_for(spec)
         self.at_work = 0
         self.pid = os.getpid()
+        if spec.group == process_group():
+            _ignore_interrupts()
 
     def chunk(self, number: int, rows: Sequence[tuple[int, Content]]) -> Parcel:
         """Asks for these rows."""
@@ -312,6 +314,24 @@ def _halted_by_interrupt(run: _Hired) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, former)
+
+
+def _ignore_interrupts() -> None:
+    """Has a Dask worker outlive Ctrl-C: a kernel's interrupt goes to all that it has started.
+
+    Dask would close the worker, and not start another. The run itself is told by its kernel.
+    """
+    if "distributed" not in sys.modules:
+        return
+    from distributed import get_worker
+
+    def ignore() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    # Not on a worker: there is nothing to close.
+    with suppress(ValueError):
+        get_worker().loop.add_callback(ignore)
 
 
 def _secede() -> None:
