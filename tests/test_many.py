@@ -2,6 +2,8 @@
 
 import sqlite3
 import time
+import uuid
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
@@ -9,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_magic.cassette import Cassette
 from llm_magic.entries import Entry, Fingerprint, Row, fingerprint, pack
-from llm_magic.ledger import Amount, Claim, Full, Limit, Saved, Used
+from llm_magic.ledger import Amount, Claim, Full, Ledger, Limit, Line, Saved, Used
 from llm_magic.shelf import Shelf
 from llm_magic.stores import many
 from llm_magic.stores.ledger import SqliteLedger
 from llm_magic.stores.memory import MemoryCache
+from llm_magic.stores.redis.ledger import RedisLedger
+from llm_magic.stores.redis.server import Server
 from llm_magic.types import Request, Response, Usage
+from tests.redis_servers import RedisServer
 
 # Statements over many rows
 
@@ -198,17 +203,28 @@ LIMITS = [
 
 
 class Pair:
-    """Two ledgers, of which one is asked for many and the other for one after the other."""
+    """Two ledgers, of which one is asked for many and the other for one after the other.
 
-    def __init__(self) -> None:
+    Args:
+        many: The one, as a function of its clock; in memory by default.
+    """
+
+    def __init__(self, many: Callable[[Callable[[], int]], Ledger] | None = None) -> None:
         self.now = 1_700_000_000 * SECOND
-        self.many, self.one = (
-            SqliteLedger(None, kernel="k", user="u", clock=lambda: self.now) for _ in range(2)
-        )
+        self.one = self._in_memory(lambda: self.now)
+        self.many = (many or self._in_memory)(lambda: self.now)
 
-    def step(self, claims: list[Claim], uses: list[tuple[str, Used | None]], wait: float) -> None:
+    def _in_memory(self, clock: Callable[[], int]) -> Ledger:
+        return SqliteLedger(None, kernel="k", user="u", clock=clock)
+
+    def hold(self, claims: list[Claim]) -> set[str]:
+        """Gives the ids of what is held."""
         verdicts = self.many.hold_many(claims, LIMITS)
         assert verdicts == [self.one.hold(claim, LIMITS) for claim in claims]
+        pairs = zip(claims, verdicts, strict=True)
+        return {claim.id for claim, verdict in pairs if verdict == "held"}
+
+    def settle(self, uses: list[tuple[str, Used | None]], wait: float) -> None:
         self.many.settle_many(uses)
         for id_, used in uses:
             if used is None:
@@ -218,6 +234,10 @@ class Pair:
         assert self.many.standing(LIMITS) == self.one.standing(LIMITS)
         self.now += int(wait * SECOND)
         assert self.many.standing(LIMITS) == self.one.standing(LIMITS)
+
+    def close(self) -> None:
+        self.many.close()
+        self.one.close()
 
 
 USES = st.lists(
@@ -241,12 +261,38 @@ USES = st.lists(
 def test_many_calls_are_held_and_settled_as_one_after_the_other(steps: list[Any]) -> None:
     pair = Pair()
     try:
-        for step in steps:
-            pair.step(*step)
+        for claims, uses, wait in steps:
+            pair.hold(claims)
+            pair.settle(uses, wait)
         assert pair.many.usage("model") == pair.one.usage("model")
     finally:
-        pair.many.close()
-        pair.one.close()
+        pair.close()
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(CLAIMS, USES, st.sampled_from([0, 0.5, 2, 5, 61])), max_size=5))
+def test_redis_holds_and_settles_many_calls_as_a_file_does(
+    redis_server: RedisServer, steps: list[Any]
+) -> None:
+    user = uuid.uuid4().hex
+    pair = Pair(
+        lambda clock: RedisLedger(
+            Server(redis_server.url, patience=5), kernel="k", user=user, clock=clock
+        )
+    )
+    known: set[str] = set()
+    try:
+        for claims, uses, wait in steps:
+            # Redis remembers a void of a call that it does not know, whose hold may follow.
+            known |= pair.hold(claims)
+            pair.settle([use for use in uses if use[1] or use[0] in known], wait)
+        for by in ("model", "day", "cell"):
+            lines = [line for line in pair.one.usage(by) if line != Line(line.name)]
+            assert pair.many.usage(by) == lines
+    finally:
+        pair.close()
 
 
 def test_claims_of_one_batch_count_against_each_other() -> None:
