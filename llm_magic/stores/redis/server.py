@@ -106,13 +106,13 @@ class Server:
                 the server turns out to be one of a Cluster.
 
         Raises:
-            StoreError: It cannot be done, which has taken ``patience`` or little more. Where it
-                is the server's state, it is raised at once within the next second.
+            StoreError: It cannot be done, which has taken ``patience`` or little more. Where that
+                was waited for in vain, it is raised at once within the next second.
         """
         known = _down.get(self._login)
         if known and time.monotonic() < known[1]:
             raise known[0].error(self.place)
-        library = _library()
+        library, began = _library(), time.monotonic()
         done, fault = self._try(library, work)
         if fault and fault.kind == "elsewhere" and not (self._unix or self._cluster):
             # Found out only here for a user who may not ask what kind of server it is.
@@ -120,7 +120,7 @@ class Server:
             self._cluster = True
             done, fault = self._try(library, work)
         if fault:
-            self._take(fault)
+            self._take(fault, time.monotonic() - began)
             raise fault.error(self.place)
         if known:
             _down.pop(self._login, None)
@@ -277,8 +277,9 @@ class Server:
             return f"redis-cli -s {shlex.quote(self._path)}"
         return f"redis-cli -h {self._host} -p {self._port}" + (" --tls" if self._tls else "")
 
-    def _take(self, fault: Fault) -> None:
-        if fault.lasting:
+    def _take(self, fault: Fault, seconds: float) -> None:
+        # What is refused at once is asked again at once: a restart may be over.
+        if fault.lasting and (fault.kind == "refused" or seconds > self.patience / 4):
             _down[self._login] = fault, time.monotonic() + RETRY
         # What is a replica now was the primary: the address may lead elsewhere by now.
         if fault.lasting or fault.kind == "replica":
