@@ -176,14 +176,6 @@ class _Hired(Run):
         limits = [*call.terms.limits, *self._spec.limits]
         return replace(call, terms=replace(call.terms, limits=limits))
 
-    def _lookup(self) -> Shelf:
-        shelf = self._call.shelf
-        if not (self._again and shelf.writes):
-            return shelf
-        # What the worker that was killed had asked is not asked again, --fresh or not.
-        age = max(0.0, time.time() - self._spec.since)
-        return shelf if shelf.reads else replace(shelf, reads=True, ttl=age)
-
     async def _prepare(self) -> None:
         try:
             await super()._prepare()
@@ -220,6 +212,15 @@ class _Chunk(_Hired):
             self._again = met.begun > 1
             self.collected.since = self._spec.since if self._again else None
         await super().through()
+
+    def _lookup(self) -> Shelf:
+        shelf = self._call.shelf
+        if not (self._again and shelf.writes):
+            # The kernel has looked a moment ago; a call does so again when it has its hold.
+            return replace(shelf, reads=False)
+        # What the worker that was killed had asked is not asked again, --fresh or not.
+        age = max(0.0, time.time() - self._spec.since)
+        return shelf if shelf.reads else replace(shelf, reads=True, ttl=age)
 
     async def _next(self) -> Any:
         todo = await super()._next()
