@@ -1,6 +1,7 @@
 """Tab in a %%llm_map cell: tables, their columns, and the options that it shares with %%llm."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,21 @@ def test_a_table_that_begins_so(tables: Terminal) -> None:
         *("remarks", "reasons", "replies"),
     ]
     assert tab(tables, "%%llm_map --schema int rev") == ["reviews"]
+
+
+def test_workers_behind_on(tables: Terminal) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        tables["readers"] = pool
+        tables["ThreadPoolExecutor"] = ThreadPoolExecutor
+        assert tab(tables, "%%llm_map reviews --on ") == ["readers"]
+
+
+def test_a_frame_of_dask_and_its_columns(tables: Terminal) -> None:
+    from dask import dataframe as dd
+
+    tables["remote"] = dd.from_pandas(tables["reviews"][["text", "stars"]], npartitions=1)
+    assert tab(tables, "%%llm_map rem") == ["remote", "remarks"]
+    assert tab(tables, "%%llm_map remote\n{{ st") == ["stars"]
 
 
 def test_a_column_of_a_frame_as_the_table(tables: Terminal) -> None:

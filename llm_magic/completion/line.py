@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from inspect import getattr_static
 from typing import Any
 
 from llm_magic import options as line_options
@@ -116,6 +117,16 @@ def _concurrency(_: Any, end: Ending) -> Found:
     return Found(end.typed, starting(end.typed, [("auto", "what the server takes")]))
 
 
+def _workers(shell: Any, end: Ending) -> Found:
+    """What takes work: clients of Dask and executors."""
+    takes = [
+        name
+        for name, value in visible(shell).items()
+        if not isinstance(value, type) and callable(getattr_static(type(value), "submit", None))
+    ]
+    return Found(end.typed, starting(end.typed, ((name, "workers") for name in takes)))
+
+
 def _types(shell: Any, end: Ending) -> Found:
     """Types of the notebook, also inside of brackets and of a module."""
     text = end.typed
@@ -162,4 +173,5 @@ VALUES: Mapping[str, Callable[[Any, Ending], Found]] = {
     "file": _cassettes,
     "frame": tables,
     "concurrency": _concurrency,
+    "on": _workers,
 }

@@ -13,7 +13,7 @@ from llm_magic.completion.names import visible as names_of
 from llm_magic.images import image_files
 from llm_magic.options import Ending
 
-_LIBRARIES = {"pandas", "polars", "pyarrow", "modin", "cudf"}
+_LIBRARIES = {"pandas", "polars", "pyarrow", "modin", "cudf", "dask"}
 _FRAMES = ("DataFrame", "Table", "RecordBatch")
 _SERIES = ("Series", "ChunkedArray", "Array")
 _OF_A_TEXT, _OF_A_FILE = ["text"], ["path", "name", "text", "image"]
