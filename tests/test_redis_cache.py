@@ -161,6 +161,17 @@ class TestPlaces:
 
         assert second.get("k") == b"x"
 
+    def test_the_last_used_of_many_are_listed(
+        self, redis_server: RedisServer, open_cache: Open
+    ) -> None:
+        cache = open_cache(redis_server.url)
+        cache.put_many([(f"key {number}", b"x") for number in range(3000)])
+        for number in (2000, 7, 999):
+            time.sleep(0.003)
+            cache.get(f"key {number}")
+
+        assert [row.key for row in cache.rows(3)] == ["key 999", "key 7", "key 2000"]
+
     def test_a_database_is_its_own(self, redis_server: RedisServer, open_cache: Open) -> None:
         open_cache(redis_server.url_of(db=3)).put("k", b"x")
 

@@ -496,18 +496,27 @@ class TestCluster:
             assert script([f"{{user:{name}}}:a", f"{{user:{name}}}:b"], [3]) == 3
         server.close()
 
-    def test_it_is_found_by_a_user_who_may_not_ask_what_it_is(
-        self, redis_cluster: RedisCluster3
-    ) -> None:
+    def test_it_is_found_by_a_user_with_few_rights(self, redis_cluster: RedisCluster3) -> None:
         for node in redis_cluster.nodes:
-            rights = "on >x ~* +@all -hello"
+            rights = "on >x ~* -@all +set"
             with node.client() as client:
                 client.execute_command("ACL", "SETUSER", "ann", *rights.split())
+                client.execute_command("ACL", "SETUSER", "ann", "+cluster|slots", "+command")
         server = Server(redis_cluster.nodes[0].url_of("ann"), "x")
 
         for number in range(20):
             assert server.do(lambda client, number=number: client.set(f"key:{number}", 1))
         server.close()
+
+    def test_on_a_unix_socket_it_is_refused_with_what_to_name_instead(self) -> None:
+        with RedisCluster3(redis_kind_found("redis"), unixsocket="redis.sock") as cluster:
+            path = cluster.nodes[0].folder / "redis.sock"
+            key = key_on(cluster, cluster.nodes[1])
+
+            error = refused(lambda: Server(f"unix://{path}").do(lambda client: client.get(key)))
+
+        assert "has the key on another server of its cluster" in str(error)
+        assert "redis://HOST" in error.fix
 
     def test_others_are_found_when_the_one_of_the_address_is_gone(self, quick: None) -> None:
         with RedisCluster3(

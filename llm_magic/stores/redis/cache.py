@@ -20,7 +20,7 @@ from llm_magic.entries import Cache, Row, Size, Trouble
 from llm_magic.errors import StoreError
 from llm_magic.stores.many import parts
 from llm_magic.stores.redis.faults import kind_of
-from llm_magic.stores.redis.many import in_one_go
+from llm_magic.stores.redis.many import in_one_go, primaries
 from llm_magic.stores.redis.server import RETRY, Server
 
 KEPT = 90 * 86_400.0
@@ -152,8 +152,9 @@ class RedisCache:
         with self._lock:
             self._due = {} if unused_since is None else self._due
         try:
+            ahead = 0.0 if unused_since is None else self._ahead()
             for names in self._server.scan(self._prefix):
-                used = {} if unused_since is None else self._used(names, time.time())
+                used = {} if unused_since is None else self._used(names, ahead)
                 old = [name for name in names if used.get(name, -1.0) < (unused_since or 0.0)]
                 count += sum(self._run([("UNLINK", name) for name in old]))
         except StoreError as error:
@@ -267,17 +268,24 @@ class RedisCache:
                     if each.moves:
                         self._spare.delete(key)
 
-    def _used(self, names: Sequence[bytes], now: float) -> dict[bytes, float]:
+    def _used(self, names: Sequence[bytes], ahead: float) -> dict[bytes, float]:
         """When rows were used, of those that are still there."""
-        left = self._run([("PTTL", name) for name in names])
-        pairs = zip(names, left, strict=True)
-        return {name: now - (self._life - ms) / 1000 for name, ms in pairs if ms >= 0}
+        # Not by the time that is left: it is less by the time that asking takes.
+        ends = self._run([("PEXPIRETIME", name) for name in names])
+        pairs = zip(names, ends, strict=True)
+        return {name: (end - self._life) / 1000 - ahead for name, end in pairs if end >= 0}
+
+    def _ahead(self) -> float:
+        """Seconds by which the server's clock is ahead of this one's."""
+        seconds, micros = self._server.do(lambda client: primaries(client)[0].time())
+        return float(seconds + micros / 1e6 - time.time())
 
     def _stored(self, limit: int | None, now: float) -> Iterator[Row]:
         try:
             used: dict[bytes, float] = {}
+            ahead = self._ahead()
             for names in self._server.scan(self._prefix):
-                used |= self._used(names, now)
+                used |= self._used(names, ahead)
                 if limit is not None and len(used) > 2 * limit + _READ_AT_ONCE:
                     used = dict(heapq.nlargest(limit, used.items(), key=lambda item: item[1]))
             ordered = sorted(used, key=lambda name: used[name], reverse=True)

@@ -20,7 +20,7 @@ class Fault(NamedTuple):
     Attributes:
         kind: ``"away"`` (not reached, or no answer in time), ``"loading"``, ``"refused"`` (the
             login), ``"forbidden"`` (a right is missing), ``"full"``, ``"replica"``,
-            ``"elsewhere"`` (in a Cluster), ``"strange"``.
+            ``"elsewhere"`` (in a Cluster on a socket), ``"strange"``.
         why: What Redis does or does not do, as the second half of a sentence.
         fix: How to mend it.
         lasting: Whether another request would meet it as well, whatever it asks for.
@@ -67,7 +67,7 @@ _REPLIES = {
     "MOVED": (
         "elsewhere",
         "has the key on another server of its cluster",
-        "{cli} CLUSTER INFO",
+        f"Name it by host and port: {_ELSEWHERE}",
     ),
     "TRYAGAIN": ("away", "is moving data within its cluster", "Wait, and run the cell again"),
     "BUSY": ("away", "is busy with a script", "{cli} SCRIPT KILL"),

@@ -102,8 +102,7 @@ class Server:
         """Runs something with the library's client.
 
         Args:
-            work: Is given the client. It may be run twice: where a connection broke, and where
-                the server turns out to be one of a Cluster.
+            work: Is given the client, which sends a command twice where a connection broke.
 
         Raises:
             StoreError: It cannot be done, which has taken ``patience`` or little more. Where that
@@ -114,11 +113,6 @@ class Server:
             raise known[0].error(self.place)
         library, began = _library(), time.monotonic()
         done, fault = self._try(library, work)
-        if fault and fault.kind == "elsewhere" and not (self._unix or self._cluster):
-            # Found out only here for a user who may not ask what kind of server it is.
-            self.drop()
-            self._cluster = True
-            done, fault = self._try(library, work)
         if fault:
             self._take(fault, time.monotonic() - began)
             raise fault.error(self.place)
@@ -306,7 +300,7 @@ def _of_cluster(library: Any, client: Any) -> bool:
     try:
         said = client.execute_command("HELLO")
     except library.ResponseError:
-        # This user may not ask. MOVED will tell.
+        # Every user may ask; something in between may not know it.
         return False
     return b"cluster" in said
 
