@@ -238,7 +238,7 @@ class TestFaults:
 
     def test_nor_by_another_with_the_same_login(self, own_redis: RedisServer) -> None:
         """A kernel's cache and ledger do not wait one after the other."""
-        servers = [Server(own_redis.url, patience=0.5) for _ in range(4)]
+        servers = [Server(own_redis.url, patience=0.2) for _ in range(10)]
         own_redis.freeze()
 
         refused(lambda: [suppressed(server) for server in servers] and servers[0].do(ping))
