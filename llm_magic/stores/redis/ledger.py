@@ -224,6 +224,7 @@ class RedisLedger(Ledger):
             oldest = self._scripts.today(ago=KEEP // DAY).encode()
             if old := [field for field in found if field < oldest]:
                 self._server.do(lambda client: client.hdel(key, *old))
+                found = {field: found[field] for field in found.keys() - set(old)}
             return lines(found, by)
 
     def reset_file(self) -> None:
