@@ -173,6 +173,25 @@ class TestConnection:
 
         assert "cannot be reached" in str(error)
 
+    @pytest.mark.parametrize(
+        "url",
+        ["redis://127.0.0.1:{}?db=x", "rediss://127.0.0.1:{}?ssl_no=1", "unix:///x.sock?db=x"],
+    )
+    def test_an_option_that_cannot_be(self, redis_server: RedisServer, url: str) -> None:
+        server = Server(url.format(redis_server.port))
+
+        assert "behind the ? of its address" in str(refused(lambda: server.do(ping)))
+
+    def test_a_file_of_certificates_that_there_is_not(self, redis_server: RedisServer) -> None:
+        url = f"rediss://127.0.0.1:{redis_server.port}?ssl_ca_certs=/nowhere.crt"
+
+        assert "cannot be reached" in str(refused(lambda: Server(url).do(ping)))
+
+    def test_options_of_tls_are_none_where_it_is_not_spoken(
+        self, redis_server: RedisServer
+    ) -> None:
+        assert Server(f"{redis_server.url}?ssl_cert_reqs=none").do(ping)
+
     def test_a_server_that_is_no_redis(self, server: ScriptedServer) -> None:
         port = urlsplit(server.url).port
 

@@ -92,6 +92,12 @@ _CODES = {
 }
 
 
+def of_address(error: Exception) -> Fault:
+    """The fault in an option of the address."""
+    why = f"is not to be had with what is behind the ? of its address ({_short(str(error))})"
+    return Fault("strange", why, f"Name it anew: {_ELSEWHERE}")
+
+
 def of_error(error: Exception, words: str, patience: float, cli: str, user: str) -> Fault:
     """The fault in an error of the library or of the system.
 

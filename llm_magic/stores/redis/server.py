@@ -68,8 +68,9 @@ class Server:
         self._user = unquote(parts.username or "") or query.pop("username", "")
         self.patience = patience
         # Options of a URL would come before ours: no other one than these may stand in it.
-        query = {name: query[name] for name in query if name == "db" or name.startswith("ssl_")}
         self._tls, self._unix = parts.scheme == "rediss", parts.scheme == "unix"
+        allowed = ("db", "ssl_") if self._tls else ("db",)
+        query = {name: query[name] for name in query if name.startswith(allowed)}
         self._host, self._port = parts.hostname or "localhost", parts.port or _PORT
         shown = f"[{self._host}]" if ":" in self._host else self._host
         netloc = "" if self._unix else f"{shown}:{self._port}"
@@ -124,7 +125,13 @@ class Server:
         # No error is raised where the library's is caught: it would have that one for a context,
         # whose frames hold the password.
         try:
-            return work(self._connected(library)), None
+            try:
+                client = self._connected(library)
+            except (TypeError, ValueError) as error:
+                if isinstance(error, (OSError, UnicodeError)):
+                    raise
+                return None, faults.of_address(error)
+            return work(client), None
         except _errors(library) as error:
             return None, self._fault_of(error)
 
