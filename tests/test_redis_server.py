@@ -262,6 +262,15 @@ class TestFaults:
 
         refused(lambda: [suppressed(server) for server in servers] and servers[0].do(ping))
 
+    def test_threads_do_not_wait_one_after_the_other(self, own_redis: RedisServer) -> None:
+        server = Server(own_redis.url)
+        own_redis.freeze()
+
+        with ThreadPoolExecutor(8) as pool:
+            tried = [pool.submit(refused, lambda: server.do(ping)) for _ in range(8)]
+            for each in tried:
+                assert "did not answer" in str(each.result())
+
     def test_another_login_is_tried(
         self, redis_kind: str, start_redis: Callable[..., RedisServer]
     ) -> None:

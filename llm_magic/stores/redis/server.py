@@ -217,8 +217,12 @@ class Server:
         client = self._client
         if client is None:
             self._resolve()
+            began = time.monotonic()
             with self._lock:
                 if self._client is None:
+                    if time.monotonic() - began > self.patience / 2:
+                        # So long another thread has tried, in vain.
+                        raise TimeoutError
                     self._client = self._open(library)
                 client = self._client
         return client
