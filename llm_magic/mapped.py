@@ -323,6 +323,7 @@ def _why(run: Run, outcome: Outcome, stopped: bool) -> BaseException | None:
     error = copy.copy(outcome.ended)
     if done:
         told = str(error.args[0]).replace("; nothing was sent.", ".")
+        told = told.removesuffix(" Nothing was sent.")
         error.args = (f"Stopped {place}: {told}",)
         error.fix = f"{_enough(error, outcome.open)}\n{rest}".strip()
     return error

@@ -29,7 +29,7 @@ from llm_magic.types import Usage
 from tests.conftest import KEY, Terminal, emptied_redis
 from tests.dask_driver import PASSWORD, Executor, when
 from tests.load import LoadServer
-from tests.redis_servers import RedisServer
+from tests.redis_servers import RedisServer, wait_until
 
 ANSWER = '{"stars": 4, "topic": "fit", "positive": true}'
 
@@ -305,6 +305,33 @@ def test_fresh_asks_again_what_was_kept_before(shared: LoadServer) -> None:
     results = llm_magic.map_rows(rows(5), "{{ text }}", on=Executor(times=2), fresh=True)
     assert not any(row["_cached"] for row in results)
     assert shared.stats()["requests"] == 10
+
+
+def test_when_redis_fails_the_run_ends_and_nothing_is_paid_again(
+    environment: LoadServer,
+    start_redis: Callable[..., RedisServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis, on = start_redis(appendonly="yes"), Executor()
+    monkeypatch.setenv("LLM_MAGIC_STORE", redis.url)
+    environment.set(latency=0.05)
+    failing = when(lambda: environment.stats()["requests"] > 300, redis.kill)
+    with pytest.warns(RowsWarning, match=r"Stopped at .* cannot be reached"):
+        llm_magic.map_rows(rows(1_000), "{{ text }}", on=on)
+    failing.join()
+    redis.restart()
+    wait_until(reachable)
+    results = llm_magic.map_rows(rows(1_000), "{{ text }}", on=on)
+    assert all(row["answer"] == ANSWER for row in results)
+    assert environment.stats()["requests"] == 1_000
+
+
+def reachable() -> bool:
+    try:
+        llm_magic.usage()
+    except StoreError:
+        return False
+    return True
 
 
 # What comes back

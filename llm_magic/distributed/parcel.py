@@ -30,6 +30,7 @@ class Parcel:
         window: Requests that it may have under way.
         rate: Requests a second that it keeps to; None where it knows no limit.
         troubles: What it worked around, and how to mend it.
+        aside: Whether answers may be kept where only this worker finds them.
     """
 
     answers: list[tuple[int, Plain]] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Parcel:
     window: int = 0
     rate: float | None = None
     troubles: Sequence[tuple[str, str]] = ()
+    aside: bool = False
 
 
 def plain_response(response: Response) -> Plain:

@@ -19,7 +19,7 @@ from llm_magic.errors import InvalidAnswer, QuotaExceeded
 from llm_magic.ledger import nanos
 from llm_magic.meeting import EVERY, GOING, STOPPED, Meeting
 from llm_magic.rows import GRACE, Run
-from llm_magic.types import Request, Response
+from llm_magic.types import Response
 
 if TYPE_CHECKING:
     from llm_magic.job import Job
@@ -92,7 +92,7 @@ class Shipped(Run):
         self._numbers = itertools.count()
         self._gathering = asyncio.Lock()
         self._under_way: dict[Any, float] = {}
-        self._slots = 1
+        self._slots = self._processes = 1
         self._abroad = Abroad()
         self._spec: bytes | None = None
         # Rows of chunks that did not come back.
@@ -113,7 +113,7 @@ class Shipped(Run):
             LLMError: Nothing can be asked at all.
         """
         self._since = time.time()
-        self._slots = await asyncio.to_thread(lambda: self._team.pool.slots)
+        await asyncio.to_thread(self._count_workers)
         await super().through()
         await self._recover()
 
@@ -124,11 +124,8 @@ class Shipped(Run):
         self._spec = await asyncio.to_thread(self._packed)
 
     def _packed(self) -> bytes:
-        job, team = self.job, self._team
-        at_once = job.at_once
-        if at_once is not None:
-            job = replace(job, at_once=max(1, at_once // team.pool.processes))
-        spec = spec_for(self._session, job, self._name, shared=team.shared, cell=self._cell)
+        shared = self._team.shared
+        spec = spec_for(self._session, self.job, self._name, shared=shared, cell=self._cell)
         return packed(replace(spec, since=self._since))
 
     async def _meet(self) -> None:
@@ -137,8 +134,12 @@ class Shipped(Run):
             if self._meeting and self._ready:
                 await self._meeting.once(state=STOPPED if self._halted.is_set() else GOING)
             with suppress(Exception):
-                self._slots = await asyncio.to_thread(lambda: self._team.pool.slots)
+                await asyncio.to_thread(self._count_workers)
             await asyncio.sleep(EVERY)
+
+    def _count_workers(self) -> None:
+        pool = self._team.pool
+        self._slots, self._processes = pool.slots, pool.processes
 
     def _most(self) -> int:
         """Chunks that may be under way: two for each that runs, so that no worker waits."""
@@ -204,9 +205,12 @@ class Shipped(Run):
     async def _done(self, left: dict[int, Todo]) -> QuotaExceeded | None:
         """Has rows done, and takes off what came; gives why a limit refused the others."""
         rows = [(place, todo.request.messages[-1]["content"]) for place, todo in left.items()]
-        pool, number = self._team.pool, next(self._numbers)
+        pool, at_once = self._team.pool, self.job.at_once
+        if at_once is not None:
+            at_once = max(1, at_once // self._processes)
+        task = run_chunk, self._spec, next(self._numbers), rows, at_once
         try:
-            future = await asyncio.to_thread(pool.submit, run_chunk, self._spec, number, rows)
+            future = await asyncio.to_thread(pool.submit, *task)
         except Exception as error:  # noqa: BLE001
             # Whatever a pool says that takes nothing more.
             self._end(failure(error))
@@ -215,7 +219,7 @@ class Shipped(Run):
         try:
             parcel: Parcel = await result(future)
         except asyncio.CancelledError:
-            pool.cancel(future)
+            self._cancel(future)
             self._lost.update(left)
             raise
         except Exception as error:  # noqa: BLE001
@@ -244,7 +248,7 @@ class Shipped(Run):
         plain = [(place, response_of(each)) for place, each in parcel.answers]
         # The notebook's validators may take long, or ask a model themselves.
         read = await asyncio.to_thread(lambda: [(p, _fit(schema, each)) for p, each in plain])
-        kept: list[tuple[Request, Fingerprint, Response]] = []
+        kept: list[tuple[Fingerprint, Response]] = []
         for place, response in read:
             todo = left.pop(place)
             if isinstance(response, InvalidAnswer):
@@ -254,11 +258,14 @@ class Shipped(Run):
             self.outcome.answered(place, response, todo.row)
             if response.cached:
                 self._session.desk.saved(response, self._cell)
-            kept.append((todo.request, todo.print_, response))
+            cost = response.saved if response.cached else response.cost
+            kept.append((todo.print_, replace(response, cost=cost)))
         for place, error in parcel.failures:
             del left[place]
             self._fail(place, error_of(error))
-        await self._keep(kept)
+        if parcel.aside or self._call.shelf.cassette:
+            # A cassette takes down all; and what a worker has for itself is kept here as well.
+            await asyncio.to_thread(self._call.shelf.keep_many, kept)
 
     async def _recover(self) -> None:
         """Takes from the cache what workers have paid that could not give it back."""
@@ -275,14 +282,6 @@ class Shipped(Run):
                 paid = replace(response, cached=False, cost=response.saved)
                 self.outcome.answered(todo.place, paid, todo.row)
 
-    async def _keep(self, answers: list[tuple[Request, Fingerprint, Response]]) -> None:
-        """Keeps what workers have kept for themselves only; and a cassette takes down all."""
-        shelf = self._call.shelf
-        if answers and (shelf.cassette or not self._team.shared):
-            await asyncio.to_thread(
-                shelf.keep_many, [(print_, each) for _, print_, each in answers]
-            )
-
     def _stop_sending(self) -> None:
         super()._stop_sending()
         if self._meeting and self._ready:
@@ -291,7 +290,11 @@ class Shipped(Run):
         elif not self._team.shared:
             # What is queued only: a chunk that runs cannot be told, and its answers are kept here.
             for future in list(self._under_way)[self._slots :]:
-                self._team.pool.cancel(future)
+                self._cancel(future)
+
+    def _cancel(self, future: Any) -> None:
+        """Has a chunk not done. On another thread: a scheduler that is gone may not answer."""
+        asyncio.get_running_loop().run_in_executor(None, self._team.pool.cancel, future)
 
 
 def _fit(schema: Any, response: Response) -> Response | InvalidAnswer:

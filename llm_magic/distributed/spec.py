@@ -42,7 +42,7 @@ class Spec:
         base: The request of a row but for its prompt, and without its schema.
         type_: What an answer must be.
         wish: How calls are made; ``max_cost`` is that of the whole run.
-        at_once: Rows on their way at the same time in one process; None lets its gate find out.
+        at_once: Rows of a partition on their way at the same time; None lets the gate find out.
         since: When the run began, in seconds since 1970.
         shared: Whether workers share cache, limits and pace through Redis.
         group: The kernel's machine and group of processes, which gets its interrupts.

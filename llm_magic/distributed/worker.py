@@ -36,24 +36,25 @@ from llm_magic.shelf import Shelf
 from llm_magic.table import source
 from llm_magic.types import Request, Response
 
-_KEPT = 2
-"""Sessions of runs that are over, which a process keeps open."""
 _CONTENT = "content"
 
 
-def run_chunk(spec: bytes, number: int, rows: Sequence[tuple[int, Content]]) -> Parcel:
+def run_chunk(
+    spec: bytes, number: int, rows: Sequence[tuple[int, Content]], at_once: int | None = None
+) -> Parcel:
     """Asks for the rows of a chunk, on a worker.
 
     Args:
         spec: What the run is.
         number: The chunk's number in it.
         rows: Place and prompt of each.
+        at_once: Rows on their way at the same time in one process; None lets its gate find out.
 
     Raises:
         LLMError: It cannot even begin.
     """
     with _crew(spec) as crew:
-        return crew.chunk(number, rows)
+        return crew.chunk(number, rows, at_once)
 
 
 def run_partition(frame: Any, spec: bytes) -> Any:
@@ -239,11 +240,15 @@ class _Crew:
         self.spec = spec
         self.session = session_for(spec)
         self.at_work = 0
+        # Whether the shared store has failed it.
+        self.troubled = not spec.shared
         self.pid = os.getpid()
         if spec.group == process_group():
             _ignore_interrupts()
 
-    def chunk(self, number: int, rows: Sequence[tuple[int, Content]]) -> Parcel:
+    def chunk(
+        self, number: int, rows: Sequence[tuple[int, Content]], at_once: int | None
+    ) -> Parcel:
         """Asks for these rows."""
         spec, session = self.spec, self.session
         prompts = _Prompts([content for _, content in rows])
@@ -252,7 +257,7 @@ class _Crew:
             Template("", {}),
             spec.request,
             replace(spec.wish, max_cost=None),
-            spec.at_once,
+            at_once,
             [place for place, _ in rows],
         )
         run = _Chunk(session, job, spec, number)
@@ -262,7 +267,10 @@ class _Crew:
         parcel.spent += run.purse.spent
         parcel.who = f"{socket.gethostname()}:{os.getpid()}"
         parcel.window, parcel.rate = gate.window, gate.rate
-        parcel.troubles = session.desk.take_troubles()
+        with _lock:
+            parcel.troubles = session.desk.take_troubles()
+            # Told once, and perhaps with another chunk.
+            self.troubled = parcel.aside = self.troubled or bool(parcel.troubles)
         return parcel
 
     def partition(self, frame: Any) -> Any:
@@ -363,26 +371,34 @@ def _close_at_exit() -> None:
 
 def _close_all() -> None:
     while _crews:
-        _crews.popitem()[1].session.close()
+        with suppress(StoreError):
+            _crews.popitem()[1].session.close()
 
 
 @contextmanager
 def _crew(data: bytes) -> Iterator[_Crew]:
     """The crew of a run, made with its first chunk; those of former runs are let go."""
     with _lock:
-        crew = _crews.pop(data, None)
+        crew = _crews.get(data)
         if crew is None or crew.pid != os.getpid():
-            crew = _Crew(unpacked(data))
+            _let_go()
+            crew = _crews[data] = _Crew(unpacked(data))
             _close_at_exit()
-        # The last one that was used is the last one to go.
-        _crews[data] = crew
         crew.at_work += 1
-        idle = [each for each, other in _crews.items() if not other.at_work]
-        gone = [_crews.pop(each) for each in idle[: max(0, len(_crews) - _KEPT)]]
-    for each in gone:
-        each.session.close()
     try:
         yield crew
     finally:
         with _lock:
             crew.at_work -= 1
+
+
+def _let_go() -> None:
+    """Closes the sessions of runs that nothing is asked for now."""
+    for data, crew in list(_crews.items()):
+        if crew.at_work and crew.pid == os.getpid():
+            continue
+        # What could not be booked while Redis was down is, or is tried again next time: it would
+        # be taken for a call that is still under way, as long as this process lives.
+        with suppress(StoreError):
+            crew.session.close()
+            del _crews[data]
