@@ -66,7 +66,8 @@ def open_ledger(
         team=settings.team,
         run=run,
         space=_space(settings, user),
-        trouble=trouble,
+        # The spare one tells it.
+        trouble=trouble if settings.quota_strict else None,
     )
     if settings.quota_strict:
         return ledger

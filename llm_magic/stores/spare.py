@@ -1,7 +1,8 @@
 """A shared ledger that may fail, and the machine's own that counts meanwhile.
 
 Only where the user wants it so (``quota_strict = False``): what others spend is then not seen, and
-a limit of the team is kept by each machine for itself.
+a limit of the team is kept by each machine for itself. What was used meanwhile is booked in the
+shared ledger as well, once it is back.
 """
 
 from __future__ import annotations
@@ -75,11 +76,15 @@ class SpareLedger(Ledger):
         self.settle_many([(id, None)])
 
     def settle_many(self, uses: Sequence[tuple[str, Used | None]]) -> None:
-        """Books what calls used, or frees their holds (None), in the ledger that has them."""
+        """Books what calls used, or frees their holds (None), in the ledger that has them.
+
+        What the own one has is booked in the shared one as well; it writes that when it can.
+        """
         own = [use for use in uses if use[0] in self._here]
-        self._here.difference_update(id_ for id_, _ in own)
         self._own.settle_many(own)
-        if shared := [use for use in uses if use not in own]:
+        shared = [use for use in uses if use[1] is not None or use[0] not in self._here]
+        self._here.difference_update(id_ for id_, _ in own)
+        if shared:
             self._shared.settle_many(shared)
 
     def flying(self, key: str) -> bool:
