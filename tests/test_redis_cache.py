@@ -508,7 +508,7 @@ class TestComingBack:
         cache = open_cache(own_redis.url)
         for turn in range(3):
             cache.put("a", b"%d" % turn)
-            own_redis.restart(appendonly="yes")
+            own_redis.restart(appendonly="yes", appendfsync="always")
             cache.put("b", b"%d" % turn)
             own_redis.restart()
             assert cache.get("b") == b"%d" % turn
@@ -620,7 +620,7 @@ class TestComingBack:
     def test_threads_go_on_while_it_is_killed_and_started_again(
         self, own_redis: RedisServer, open_cache: Open
     ) -> None:
-        own_redis.restart(appendonly="yes")
+        own_redis.restart(appendonly="yes", appendfsync="always")
         cache = open_cache(own_redis.url)
         faults: list[BaseException] = []
         ended = threading.Event()

@@ -33,7 +33,7 @@ def store(
     terminal: Terminal, keeping: None, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> RedisServer:
     """The server of a terminal's user, which has answered one prompt."""
-    own_redis.restart(appendonly="yes")
+    own_redis.restart(appendonly="yes", appendfsync="always")
     monkeypatch.setenv("LLM_MAGIC_STORE", own_redis.url)
     monkeypatch.setenv("LLM_MAGIC_MODEL", "scripted-model")
     assert terminal.run("%llm First").error is None

@@ -438,7 +438,7 @@ class TestScripts:
         server.close()
 
     def test_a_server_that_forgot_it_is_told_it_again(self, own_redis: RedisServer) -> None:
-        own_redis.restart(appendonly="yes")
+        own_redis.restart(appendonly="yes", appendfsync="always")
         script = Server(own_redis.url).script(self.TEXT)
         script(["k"], ["a"])
         with own_redis.client() as client:
