@@ -9,13 +9,13 @@ import json
 import os
 import sys
 import threading
-import uuid
 import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llm_magic import owner
 from llm_magic.background import Background, Pending
 from llm_magic.chats import NOWHERE, Chats, Place
 from llm_magic.errors import PromptError
@@ -61,7 +61,6 @@ class Session:
         self._gates: dict[tuple[str, str], Gate] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._desk = desk
-        self._name = uuid.uuid4().hex
         self._pace: tuple[Any, Pace | None] | None = None
         self._lock = threading.Lock()
         self._shown: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -189,7 +188,9 @@ class Session:
         if pace is None:
             return None
         line = f"{request.base_url} {request.model}"
-        return Meeting(pace, Visit(self._name, line, asks=gate is not None, run=run), gate)
+        # By its process: a session that was closed a moment ago is not another one.
+        who = str(owner.current())
+        return Meeting(pace, Visit(who, line, asks=gate is not None, run=run), gate)
 
     async def _counted(self, request: Request, feed: Feed, call: Call, cell: str) -> Response:
         from llm_magic.engine import ask

@@ -216,6 +216,23 @@ def test_failed_rows_are_asked_again_on_the_workers(
     assert len(on.sent) == 2
 
 
+def test_rows_of_an_iterator_are_asked_on_workers(shared: LoadServer) -> None:
+    results = llm_magic.map_rows(iter(rows(700)), "{{ text }}", on=Executor(), concurrency=50)
+    assert results["text"].tolist() == [row["text"] for row in rows(700)]
+    assert results["answer"].eq(ANSWER).all()
+
+
+def test_a_row_that_fails_does_not_end_the_others(
+    shared: LoadServer, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    server.enqueue(Reply("1"), Reply("many", finish="length"))
+    results = llm_magic.map_rows(["a", "b"], "{{ text }}", on=Executor(), concurrency=1)
+    assert [row["answer"] for row in results] == ["1", None]
+    assert "output limit" in results[1]["_error"]
+    assert [*llm_magic.totals(results).errors.values()] == [[1]]
+
+
 # What they are told
 
 
