@@ -32,6 +32,8 @@ bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop and other li
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/redis_store.py
+	$(BIN)/python benchmarks/distributed.py
 
 .venv/peers: benchmarks/peers.txt | .venv/.dev
 	$(PYTHON) -m venv --clear $@

@@ -114,7 +114,7 @@ def _server(settings: LLMMagic) -> Server:
 def _space(settings: LLMMagic, user: str) -> str:
     """Whose answers are shared."""
     shared = settings.store_scope == "team"
-    return f"team:{quote(settings.team)}" if shared else f"user:{quote(user)}"
+    return f"team:{quote(settings.team, safe='')}" if shared else f"user:{quote(user, safe='')}"
 
 
 def _folder(chosen: str, kind: str) -> Path:
