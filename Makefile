@@ -33,7 +33,7 @@ bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop and other li
 	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/limits.py
 	$(BIN)/python benchmarks/redis_store.py
-	$(BIN)/python benchmarks/distributed.py
+	$(BIN)/python benchmarks/workers.py
 
 .venv/peers: benchmarks/peers.txt | .venv/.dev
 	$(PYTHON) -m venv --clear $@
