@@ -5,8 +5,9 @@
 -- the usage of the user and of the kernel, calls.
 -- ARGV: 1 the header as JSON; 2 what is asked, as JSON.
 --
--- What is open: "c" and a call's id has its owner and the names of its scopes; "l" and an owner has
--- the end of its lease; "f" and a request's key has the id and the owner of its open call.
+-- What is open: "c" and a call's id has its owner, the names of its scopes and its entry in their
+-- logs; "l" and an owner has the end of its lease; "f" and a request's key has the id and the owner
+-- of its open call.
 -- A log has a call as "requests tokens nanos id", by the moment when it was held. A window's sum is
 -- that of the entries with t > floor; to look at it moves the floor and takes off what has left, so
 -- that a hold costs the same with a hundred calls in the window and with a hundred thousand.
@@ -48,21 +49,18 @@ else
 end
 local now = clock
 
-local function numbers_in(entry)
-    local requests, tokens, nanos = string.match(entry, '^(%d+) (%d+) (%d+) ')
-    if not requests then
-        damaged()
-    end
-    return tonumber(requests), tonumber(tokens), tonumber(nanos)
-end
-
 local function count(sum, entries, sign)
-    for _, entry in ipairs(entries) do
-        local requests, tokens, nanos = numbers_in(entry)
-        sum[1] = sum[1] + sign * requests
-        sum[2] = sum[2] + sign * tokens
-        sum[3] = sum[3] + sign * nanos
+    local match, requests, tokens, nanos = string.match, 0, 0, 0
+    for place = 1, #entries do
+        local one, two, three = match(entries[place], '^(%d+) (%d+) (%d+) ')
+        if not one then
+            damaged()
+        end
+        requests, tokens, nanos = requests + one, tokens + two, nanos + three
     end
+    sum[1] = sum[1] + sign * requests
+    sum[2] = sum[2] + sign * tokens
+    sum[3] = sum[3] + sign * nanos
 end
 
 local function next_after(scope, floor)

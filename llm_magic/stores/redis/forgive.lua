@@ -1,15 +1,14 @@
 -- What was used so far counts no longer in the one scope; what is open goes on counting.
-local scope, open = scopes[1], {}
-for _, field in ipairs(redis.call('HKEYS', OPEN)) do
-    open[field] = true
-end
-local kept = {}
-local entries = redis.call('ZRANGE', scope.log, 0, -1, 'WITHSCORES')
-for place = 1, #entries, 2 do
-    local id = string.match(entries[place], '^%d+ %d+ %d+ (.*)$')
-    if open['c' .. (id or damaged())] then
-        kept[#kept + 1] = entries[place + 1]
-        kept[#kept + 1] = entries[place]
+local scope, kept = scopes[1], {}
+local stored = redis.call('HGETALL', OPEN)
+for place = 1, #stored, 2 do
+    if string.sub(stored[place], 1, 1) == 'c' then
+        local entry = string.match(stored[place + 1], '^[^\n]*\n[^\n]*\n(.*)$') or damaged()
+        local moment = redis.call('ZSCORE', scope.log, entry)
+        if moment then
+            kept[#kept + 1] = moment
+            kept[#kept + 1] = entry
+        end
     end
 end
 redis.call('UNLINK', scope.log)

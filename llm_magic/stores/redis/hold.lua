@@ -6,7 +6,7 @@
 -- {'flying', id, owner} or
 -- {'full', scope, metric, length, cap, used, asked, moment from which it fits or ''}.
 local limits = limits_of()
-local WALK, PAGE = 20000, 500
+local WALK, PAGE = 10000, 500
 local NUMBER = { '^(%d+) ', '^%d+ (%d+) ', '^%d+ %d+ (%d+) ' }
 
 -- What has left a window in all after each entry, the oldest first, as far as was asked.
@@ -104,7 +104,7 @@ local function verdict(claim)
         model = claim[4], cell = claim[5], day = H.day, owner = H.owner,
     })
     enter(id, now, amount)
-    local about = H.owner .. '\n' .. H.names
+    local about = H.owner .. '\n' .. H.names .. '\n' .. entry_of(amount, id)
     if key == '' then
         redis.call('HSET', OPEN, 'c' .. id, about, 'l' .. H.owner, lease)
     else

@@ -320,7 +320,7 @@ class RedisLedger(Ledger):
             open_ = self._server.do(lambda client: client.hgetall(self._keys.common[0]))
             for field, about in open_.items():
                 if field.startswith(b"c"):
-                    owner, names = about.decode().split("\n")
+                    owner, names, _ = about.decode().split("\n", 2)
                     if owner in dead:
                         groups.setdefault((owner, names), []).append(field.decode()[1:])
         closed = 0
