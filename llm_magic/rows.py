@@ -116,6 +116,7 @@ class Run:
         self._failures = 0
         self.standing = Standing(job.total)
         self._meeting: Meeting | None = None
+        self._has_met = False
         self.pulled = False
 
     async def through(self) -> None:
@@ -210,11 +211,11 @@ class Run:
     async def _meet(self) -> None:
         """Keeps to what others hear who ask the same server, as long as it lasts."""
         while self._meeting is not None:
+            await asyncio.sleep(EVERY)
             met = await self._meeting.once()
             if met is not None and met.state == STOPPED:
                 self._left.set()
                 self._stop_sending()
-            await asyncio.sleep(EVERY)
 
     async def _feed(self) -> None:
         """Looks rows up, a batch at a time, and hands on what is missing."""
@@ -249,6 +250,8 @@ class Run:
     async def _prepare(self) -> None:
         """Makes what is needed to ask."""
         await self._wire.ready(whole=True)
+        if self._meeting and not self._has_met:
+            await self._meeting.once()
 
     def _take(self, batch: Batch) -> None:
         outcome = self.outcome

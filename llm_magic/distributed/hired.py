@@ -163,6 +163,7 @@ class Chunk(Hired):
         """Asks for the rows, unless the run was stopped before."""
         meeting = self._find_meeting()
         met = await meeting.once(chunk=self._number) if meeting else None
+        self._has_met = True
         if met is not None:
             if met.state == STOPPED:
                 return

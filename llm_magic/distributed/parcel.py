@@ -26,6 +26,7 @@ class Parcel:
         failures: Those that have none: place and error.
         ended: Why not all rows were done; None where they were, or the run was stopped.
         spent: Nano-dollars that the chunk came to.
+        seconds: How long it took.
         who: The worker.
         window: Requests that it may have under way.
         rate: Requests a second that it keeps to; None where it knows no limit.
@@ -37,6 +38,7 @@ class Parcel:
     failures: list[tuple[int, Plain]] = field(default_factory=list)
     ended: Plain | None = None
     spent: int = 0
+    seconds: float = 0.0
     who: str = ""
     window: int = 0
     rate: float | None = None

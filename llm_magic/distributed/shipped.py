@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from llm_magic.outcome import Outcome
     from llm_magic.session import Session
 
-CHUNK = 250
-"""Rows of a chunk at most,"""
+FIRST, CHUNK = 64, 250
+"""Rows of the first chunks, and of a chunk at most: what came is seen when a chunk is back."""
+WORTH = 3.0
+"""Seconds that a chunk is to take; and two windows of rows, so that a worker's stays full."""
 CHARACTERS = 4_000_000
-"""and characters of its prompts, about: rows of pictures go in smaller ones."""
+"""Characters of the prompts of a chunk, about: rows of pictures go in smaller ones."""
 LINGER = 0.1
 """Seconds without another row after which a chunk goes as it is."""
 MOST = 512
@@ -94,6 +96,7 @@ class Shipped(Run):
         self._under_way: dict[Any, float] = {}
         self._slots = self._processes = 1
         self._abroad = Abroad()
+        self._worth = FIRST
         self._spec: bytes | None = None
         # Rows of chunks that did not come back.
         self._lost: dict[int, Todo] = {}
@@ -183,8 +186,8 @@ class Shipped(Run):
 
     def _chunk_size(self) -> int:
         """Rows of the next chunk: fewer where there would be none for some of the workers."""
-        total = self.job.total
-        return CHUNK if total is None else max(1, min(CHUNK, -(-total // self._slots)))
+        total, most = self.job.total, self._worth
+        return most if total is None else max(1, min(most, -(-total // self._slots)))
 
     async def _send(self, chunk: list[Todo]) -> None:
         """Has a chunk done; what a limit refused is sent again once others have given room back."""
@@ -241,6 +244,9 @@ class Shipped(Run):
 
     async def _take_parcel(self, parcel: Parcel, left: dict[int, Todo]) -> None:
         self._abroad.heard(parcel)
+        if parcel.answers:
+            rows = len(parcel.answers) * WORTH / max(parcel.seconds, 0.001)
+            self._worth = min(CHUNK, max(FIRST, 2 * parcel.window, int(rows)))
         self.purse.spent += parcel.spent
         for message, fix in parcel.troubles:
             self._session.desk.trouble(message, fix)

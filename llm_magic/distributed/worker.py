@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -84,11 +85,12 @@ class _Crew:
             at_once,
             [place for place, _ in rows],
         )
-        run = Chunk(session, job, spec, number)
+        run, began = Chunk(session, job, spec, number), time.monotonic()
         _wait(session.run(run.through()), run)
         parcel = run.collected.whole()
         gate: Gate = session.gate(job.base)
         parcel.spent += run.purse.spent
+        parcel.seconds = time.monotonic() - began
         parcel.who = f"{socket.gethostname()}:{os.getpid()}"
         parcel.window, parcel.rate = gate.window, gate.rate
         with _lock:
