@@ -589,11 +589,24 @@ def test_garbage_in_a_key_is_damage_and_a_reset_the_way_out(make, look, clock, w
     ledger.settle("a", used(model="m"))
     tried(lambda: ledger.standing([Limit("user", "requests", 1, 3600.0)]))
     assert errors, "it was seen"
-    tried(lambda: ledger.forgive("user"))
-    assert all(each.damaged and each.fix.endswith("%llm_quota --reset") for each in errors)
+    with pytest.raises(StoreError) as caught:
+        ledger.forgive("kernel")
+    assert all(
+        each.damaged and each.fix.endswith("%llm_quota --reset") for each in (*errors, caught.value)
+    )
     ledger.reset_file()
     ledger.forgive("user")
     assert ledger.hold(Claim("d", ONE, key="key"), [limit]) == "held"
     ledger.settle("d", used())
     ledger.usage("model")
     redis_counts.assert_sums_are_true(look)
+
+
+def test_a_reset_takes_away_no_more_than_what_is_damaged(make, look):
+    ledger, keys = make(team="crew"), Keys("k1", "ada", "crew")
+    ledger.limit_shared("team", "tokens", 100, 60.0)
+    ledger.settle("a", used(tokens=60, model="m"))
+    look.set(keys.of("kernel", "sums"), "garbage")
+    ledger.reset_file()
+    assert ledger.standing([]) == [(Limit("team", "tokens", 100, 60.0), 60)]
+    assert [line.requests for line in ledger.usage("model")] == [1]

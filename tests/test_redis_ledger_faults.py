@@ -1,6 +1,9 @@
 """The ledger on a Redis that freezes, dies, is full, evicts or loses its data."""
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import redis
 
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Amount, Claim, Full, Limit, Line, Saved
@@ -15,7 +19,9 @@ from llm_magic.stores.redis import server as servers
 from llm_magic.stores.redis.keys import Keys
 from llm_magic.stores.redis.ledger import RedisLedger
 from llm_magic.stores.redis.server import Server
+from llm_magic.testing import Reply, ScriptedServer
 from tests import redis_counts
+from tests.conftest import Terminal
 from tests.redis_servers import RedisServer, wait_until
 from tests.test_every_ledger import ONE, counted, used
 
@@ -293,3 +299,91 @@ def test_threads_use_one_ledger(make):
         each.join()
     assert len(granted) == 150
     assert ledger.usage("model") == [Line("", requests=150)]
+
+
+def test_a_script_that_was_stopped_is_no_damage(redis_kind, start_redis):
+    """As by an administrator, while somebody else's keeps Redis busy."""
+    server = start_redis(redis_kind, busy_reply_threshold=10)
+    ledger = RedisLedger(Server(server.url), kernel="k1", user="ada")
+    assert counted(ledger, LIMIT) == [0]
+
+    def keep_busy() -> None:
+        with server.client(socket_timeout=60) as client, suppress(redis.ResponseError):
+            client.eval("while true do end", 0)
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    with server.client() as client:
+        wait_until(lambda: is_busy(client))
+        with pytest.raises(StoreError) as caught:
+            ledger.hold(Claim("a", ONE), [LIMIT])
+        assert not caught.value.damaged
+        client.script_kill()
+    busy.join()
+    back(ledger)
+    assert ledger.hold(Claim("b", ONE), [LIMIT]) == "held"
+    ledger.close()
+
+
+def is_busy(client: Any) -> bool:
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+    return False
+
+
+def test_an_end_of_the_process_while_redis_is_frozen_is_quick_and_quiet(
+    redis_here, server: ScriptedServer
+):
+    server.enqueue(Reply("One two three four five six seven eight.", tokens_per_second=20))
+    script = """
+        import os, signal, sys, threading
+        import llm_magic
+        llm_magic.ask("Hello", model="m")
+        print("asked", flush=True)
+        sys.stdin.readline()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "OPENAI_BASE_URL": server.url,
+            "OPENAI_API_KEY": "none",
+            "LLM_MAGIC_STORE": redis_here.url,
+        },
+    ) as running:
+        server.wait_for_requests(1)
+        redis_here.freeze()
+        assert running.stdout
+        assert running.stdout.readline() == "asked\n"
+        assert running.stdin
+        start = time.monotonic()
+        running.stdin.close()
+        said = running.stderr.read() if running.stderr else ""
+        assert running.wait(20) == 0
+        assert time.monotonic() - start < 5
+    assert "Traceback" not in said
+    assert said.count("\n") <= 2
+
+
+def test_a_reset_in_a_cell_mends_what_is_damaged(
+    terminal: Terminal, redis_here: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_MAGIC_STORE", redis_here.url)
+    monkeypatch.setenv("LLM_MAGIC_MODEL", "scripted-model")
+    assert terminal.run("%llm One").error is None
+    assert terminal.run("%llm_usage").error is None
+    with redis_here.client() as client:
+        for key in client.keys("llm_magic:{*:sums"):
+            client.set(key, "garbage")
+    refused = terminal.run("%llm Two").error
+    assert type(refused) is StoreError
+    assert "damaged" in str(refused)
+    assert refused.fix.endswith("%llm_quota --reset")
+    assert terminal.run("%llm_quota --reset").error is None
+    assert terminal.run("%llm Two").error is None

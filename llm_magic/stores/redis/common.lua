@@ -187,11 +187,15 @@ end
 -- Lines of usage that are to be written, by their key.
 local noted = {}
 
--- Writes everything back.
-local function save()
+local function save_scopes()
     for number, scope in ipairs(scopes) do
         save_scope(scope, H.lasting[number])
     end
+end
+
+-- Writes everything back.
+local function save()
+    save_scopes()
     for key, lines in pairs(noted) do
         for field, numbers in pairs(lines) do
             local stored = redis.call('HGET', key, field)
@@ -230,8 +234,8 @@ end
 local function enter(id, t, amount)
     local entry, moment = entry_of(amount, id), text(t)
     for _, scope in ipairs(scopes) do
-        if t > scope.pardon then
-            redis.call('ZADD', scope.log, moment, entry)
+        -- One that is there already counts already: its call was lost.
+        if t > scope.pardon and redis.call('ZADD', scope.log, 'NX', moment, entry) == 1 then
             add(scope, t, amount, 1)
             scope.entered = true
         end
@@ -345,4 +349,16 @@ end
 local function lost_numbers(call)
     local requests = call.amount[1]
     return { requests, 0, 0, 0, call.amount[3], requests, 0, 0, 0 }
+end
+
+-- Does something, and writes everything back. Where it cannot be done to its end, the sums are still
+-- those of the logs as they are then.
+local function surely(work)
+    local done, result = pcall(work)
+    if not done then
+        pcall(save_scopes)
+        error(result)
+    end
+    save()
+    return result
 end

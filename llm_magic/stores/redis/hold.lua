@@ -116,12 +116,13 @@ local function verdict(claim)
     return { 'held' }
 end
 
-local verdicts = {}
-for place, claim in ipairs(cjson.decode(ARGV[2])) do
-    verdicts[place] = verdict(claim)
-end
-if held then
-    expire(OPEN, HISTORY + HOUR)
-end
-save()
-return verdicts
+return surely(function()
+    local verdicts = {}
+    for place, claim in ipairs(cjson.decode(ARGV[2])) do
+        verdicts[place] = verdict(claim)
+    end
+    if held then
+        expire(OPEN, HISTORY + HOUR)
+    end
+    return verdicts
+end)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from llm_magic import owner as owners
@@ -197,6 +198,9 @@ class RedisLedger(Ledger):
         """
         self._keys.place(scope)
         self._be_ready()
+        # Whoever wants to start anew also means what is damaged elsewhere.
+        for look, _ in self._parts():
+            look()
         self._scripts.run("forgive", scopes=(scope,))
 
     def saved(self, saved: Saved) -> None:
@@ -218,7 +222,9 @@ class RedisLedger(Ledger):
         """
         self._be_ready()
         self._look()
-        key = self._keys.usage[kernel_only or by == "cell"]
+        return self._lines(self._keys.usage[kernel_only or by == "cell"], by)
+
+    def _lines(self, key: bytes, by: Literal["model", "day", "cell"]) -> list[Line]:
         with self._scripts.harm():
             found = self._server.do(lambda client: client.hgetall(key))
             oldest = self._scripts.today(ago=KEEP // DAY).encode()
@@ -233,11 +239,26 @@ class RedisLedger(Ledger):
         Raises:
             StoreError: Redis cannot be used.
         """
-        keys = self._keys
+        for look, keys in self._parts():
+            try:
+                look()
+            except StoreError as error:
+                if not error.damaged:
+                    raise
+                self._server.do(lambda client, keys=keys: client.delete(*keys))  # type: ignore[misc]
+
+    def _parts(self) -> Iterator[tuple[Callable[[], Any], list[bytes]]]:
+        """What may be damaged by itself: how to find that out, and the keys."""
+        keys, run = self._keys, self._scripts.run
+        for scope in keys.scopes:
+            yield partial(run, "check", scopes=(scope,)), keys.counts((scope,))
+        yield partial(run, "look", scopes=()), keys.common
+        for key in keys.usage:
+            yield partial(self._lines, key, "model"), [key]
         # A call that cannot be booked would be in the way of all others.
-        calls = map(keys.call, self._pending.ids())
-        every = [*keys.common, *keys.counted, *keys.usage, *calls]
-        self._server.do(lambda client: client.delete(*every))
+        for id_ in self._pending.ids():
+            key = keys.call(id_)
+            yield partial(run, "check", scopes=(), keys=[key]), [key]
 
     def close(self) -> None:
         """Writes what is pending and lets go of the connection; a later use opens it again."""

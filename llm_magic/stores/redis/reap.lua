@@ -2,7 +2,8 @@
 -- Header: owner, dead (whether that is known, and not only a lease that has run out).
 -- Asked: calls as {id, place of the call's key}. Gives how many were closed.
 local closed = 0
-if H.dead or not is_leased(H.owner) then
+
+local function reap()
     for _, each in ipairs(cjson.decode(ARGV[2])) do
         local id, key = each[1], KEYS[each[2]]
         local call = read_call(key)
@@ -23,6 +24,9 @@ if H.dead or not is_leased(H.owner) then
         end
     end
     redis.call('HDEL', OPEN, 'l' .. H.owner)
-    save()
+end
+
+if H.dead or not is_leased(H.owner) then
+    surely(reap)
 end
 return closed

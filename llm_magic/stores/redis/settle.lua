@@ -41,7 +41,8 @@ local function settle(id, key, used)
     write_call(key, call)
 end
 
-for _, use in ipairs(cjson.decode(ARGV[2])) do
-    settle(use[1], KEYS[use[3]], use[2])
-end
-save()
+surely(function()
+    for _, use in ipairs(cjson.decode(ARGV[2])) do
+        settle(use[1], KEYS[use[3]], use[2])
+    end
+end)
