@@ -24,7 +24,7 @@ def sums(client: Any, key: bytes) -> dict[int, Sum]:
     """The sums of a scope by the length of their window in microseconds; 0 is without end."""
     stored = client.get(key) or b""
     numbers = [int(each) for each in struct.unpack(f"<{len(stored) // 8}d", stored)]
-    first = 5 + 3 * numbers[4] if numbers else 0
+    first = 6 + 3 * numbers[5] if numbers else 0
     found = {}
     for place in range(first, len(numbers), 7):
         length, one, two, three, floor, _, _ = numbers[place : place + 7]

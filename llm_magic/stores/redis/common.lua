@@ -100,17 +100,17 @@ local function window(scope, length)
 end
 
 -- A scope's sums are doubles: now, the moment of the last pardon, that of the last tidying, how
--- long its log is kept, how many limits were set for all kernels; of each of them metric, length and
--- cap; of each window its length and what is in it.
+-- long its log is kept, how many entries that has, how many limits were set for all kernels; of each
+-- of them metric, length and cap; of each window its length and what is in it.
 local function read_scope(number)
     local scope = {
         sums = KEYS[2 * number], log = KEYS[2 * number + 1], windows = {}, limits = {},
-        pardon = -1, tidied = 0, longest = HISTORY, expires = 0,
+        pardon = -1, tidied = 0, longest = HISTORY, expires = 0, entries = 0,
     }
     local stored = redis.call('GET', scope.sums)
     if stored then
         local size = #stored / 8
-        if size < 5 or size % 1 > 0 then
+        if size < 6 or size % 1 > 0 then
             damaged()
         end
         local found = { struct.unpack('<' .. string.rep('d', size), stored) }
@@ -120,13 +120,14 @@ local function read_scope(number)
                 damaged()
             end
         end
-        local first = 6 + 3 * found[5]
+        local first = 7 + 3 * found[6]
         if (size - first + 1) % 7 ~= 0 then
             damaged()
         end
         now = math.max(now, found[1])
         scope.pardon, scope.tidied, scope.expires = found[2], found[3], found[4]
-        for place = 6, first - 1, 3 do
+        scope.entries = found[5]
+        for place = 7, first - 1, 3 do
             scope.limits[#scope.limits + 1] = { unpack(found, place, place + 2) }
         end
         for place = first, size, 7 do
@@ -155,7 +156,7 @@ end
 
 local function save_scope(scope, lasting)
     local longest = HISTORY
-    local found = { now, scope.pardon, scope.tidied, 0, #scope.limits }
+    local found = { now, scope.pardon, scope.tidied, 0, 0, #scope.limits }
     for _, limit in ipairs(scope.limits) do
         local place = #found
         found[place + 1], found[place + 2], found[place + 3] = limit[1], limit[2], limit[3]
@@ -171,14 +172,16 @@ local function save_scope(scope, lasting)
             end
         end
     end
-    if now - scope.tidied > HOUR / 2 then
-        redis.call('ZREMRANGEBYSCORE', scope.log, '-inf', text(now - longest))
-        found[3] = now
+    local is_due = now - scope.tidied > HOUR / 2
+    if is_due then
+        local gone = redis.call('ZREMRANGEBYSCORE', scope.log, '-inf', text(now - longest))
+        scope.entries, found[3] = scope.entries - gone, now
     end
-    if scope.entered or longest > scope.expires then
+    -- A log that was emptied is gone, and so is its expiry.
+    if is_due or scope.begins or longest > scope.expires then
         expire(scope.log, longest + HOUR)
     end
-    found[4] = longest
+    found[4], found[5] = longest, scope.entries
     redis.call(
         'SET', scope.sums, struct.pack('<' .. string.rep('d', #found), unpack(found)), 'PX',
         text(math.ceil(math.max(lasting and YEAR or MONTH, longest) / 1000)))
@@ -231,13 +234,29 @@ local function add(scope, t, amount, sign)
     end
 end
 
+local function put(scope, moment, entry)
+    local is_new = redis.call('ZADD', scope.log, 'NX', moment, entry) == 1
+    if is_new then
+        scope.begins = scope.begins or scope.entries < 1
+        scope.entries = scope.entries + 1
+    end
+    return is_new
+end
+
+local function take(scope, entry)
+    local was_there = redis.call('ZREM', scope.log, entry) == 1
+    if was_there then
+        scope.entries = scope.entries - 1
+    end
+    return was_there
+end
+
 local function enter(id, t, amount)
     local entry, moment = entry_of(amount, id), text(t)
     for _, scope in ipairs(scopes) do
         -- One that is there already counts already: its call was lost.
-        if t > scope.pardon and redis.call('ZADD', scope.log, 'NX', moment, entry) == 1 then
+        if t > scope.pardon and put(scope, moment, entry) then
             add(scope, t, amount, 1)
-            scope.entered = true
         end
     end
 end
@@ -249,13 +268,15 @@ local function exchange(id, t, before, after)
         return
     end
     for _, scope in ipairs(scopes) do
-        if redis.call('ZREM', scope.log, old) == 1 then
+        -- The new one first, so that the log is never empty.
+        local is_new = new and put(scope, moment, new)
+        if take(scope, old) then
             add(scope, t, before, -1)
-            if after then
-                redis.call('ZADD', scope.log, moment, new)
+            if is_new then
                 add(scope, t, after, 1)
-                scope.entered = true
             end
+        elseif is_new then
+            take(scope, new)
         end
     end
 end

@@ -15,7 +15,7 @@ redis.call('UNLINK', scope.log)
 for first = 1, #kept, 1000 do
     redis.call('ZADD', scope.log, unpack(kept, first, math.min(first + 999, #kept)))
 end
-scope.windows, scope.pardon, scope.entered = {}, now, true
+scope.windows, scope.pardon, scope.entries, scope.begins = {}, now, #kept / 2, true
 window(scope, 0)
 -- What comes in the same moment counts.
 now = now + 1

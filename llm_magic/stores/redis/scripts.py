@@ -111,8 +111,10 @@ class Scripts:
             script = self._server.script(text(*names))
 
             def run(keys: Sequence[Any], args: Sequence[str]) -> Any:
-                with self.harm():
+                try:
                     return script(keys, args)
+                except StoreError as error:
+                    raise self._harm_in(error) from None
 
             self._known[names] = run
         return self._known[names]
@@ -122,15 +124,20 @@ class Scripts:
         """Tells of what is stored and cannot be understood as damage."""
         try:
             yield
-            return
         except StoreError as error:
-            # What a script meets that cannot go on. One that was stopped has met nothing.
-            words = str(error.args[0])
-            if not re.search(r"WRONGTYPE|user_script", words) or "killed" in words:
-                raise
+            raise self._harm_in(error) from None
         except (ValueError, LookupError, TypeError, struct.error):
-            pass
-        raise StoreError(
+            raise self._damage() from None
+
+    def _harm_in(self, error: StoreError) -> StoreError:
+        """The error, or what it is where a script met what it cannot understand."""
+        words = str(error.args[0])
+        # One that was stopped has met nothing.
+        harmed = re.search(r"WRONGTYPE|user_script", words) and "killed" not in words
+        return self._damage() if harmed else error
+
+    def _damage(self) -> StoreError:
+        return StoreError(
             f"What Redis at {self._server.place} has of the quota is damaged; nothing was sent.",
             fix="Start to count anew: %llm_quota --reset",
             damaged=True,
