@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 import llm_magic
+from llm_magic import rows
 from llm_magic.errors import StoreError
 from llm_magic.gate import Gate
 from llm_magic.meeting import GOING, STOPPED, Met, Visit
 from llm_magic.pacer import Pacer
 from llm_magic.stores.redis.pace import RedisPace
 from llm_magic.stores.redis.server import Server
+from llm_magic.testing import Reply, ScriptedServer
 from tests.conftest import KEY
 from tests.load import LoadServer
 from tests.redis_servers import RedisCluster3, RedisServer, wait_until
@@ -184,7 +188,36 @@ def test_a_run_of_one_kernel_keeps_to_its_part_as_well(
 ) -> None:
     other = RedisPace(Server(redis_server.url, ""), user="ada")
     other.meet(Visit("another kernel", f"{environment.url} load"))
-    rows = [{"text": str(number)} for number in range(20)]
-    llm_magic.map_rows(rows, "{{ text }}")
+    llm_magic.map_rows([str(number) for number in range(20)], "{{ text }}")
     (gate,) = llm_magic.session._session._gates.values()
     assert gate.share == 2
+
+
+def test_nothing_goes_while_another_kernel_was_told_to_wait(
+    environment: LoadServer, redis_server: RedisServer
+) -> None:
+    other = RedisPace(Server(redis_server.url, ""), user="ada")
+    look = Visit("another kernel", f"{environment.url} load", asks=False)
+    other.meet(replace(look, held=0.6))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(llm_magic.map_rows, ["a"], "{{ text }}")
+        while other.meet(look).held > 0:
+            assert environment.stats()["requests"] == 0
+        assert asking.result()[0]["answer"] == "Four stars."
+
+
+def test_others_hear_that_a_kernel_was_told_to_wait(
+    environment: LoadServer,
+    redis_server: RedisServer,
+    server: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setattr(rows, "EVERY", 0.02)
+    server.enqueue(Reply("", status=429, headers={"Retry-After": "0.5"}))
+    other = RedisPace(Server(redis_server.url, ""), user="ada")
+    look = Visit("another kernel", f"{server.url} load", asks=False)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(llm_magic.map_rows, ["a"], "{{ text }}")
+        wait_until(lambda: other.meet(look).held > 0.1)
+        asking.result()
