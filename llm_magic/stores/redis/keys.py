@@ -35,6 +35,7 @@ class Keys:
         shared: Those of them whose limits can be set for all kernels.
         common: What is open, which all scripts use.
         counted: What counts in all these scopes.
+        header: What scripts are told of them.
         usage: The usage of the person and of the kernel.
     """
 
@@ -48,11 +49,17 @@ class Keys:
         # As bytes, which the library does not encode anew for each call.
         self.common = [f"{self._base}open".encode()]
         self.counted = self.counts(self.scopes)
+        self.header = self.header_of(self.scopes)
         self.usage = [self.of("user", "usage"), self.of("kernel", "usage")]
 
     def counts(self, scopes: Sequence[Scope]) -> list[bytes]:
         """The keys of what counts in these scopes."""
         return [self.of(scope, kind) for scope in scopes for kind in ("sums", "log")]
+
+    def header_of(self, scopes: Sequence[Scope]) -> str:
+        """What scripts are told of these scopes, as members of an object in JSON."""
+        lasting = ",".join("true" if each in SHARED else "false" for each in scopes)
+        return f'"scopes":{len(scopes)},"lasting":[{lasting}]'
 
     def place(self, scope: Scope) -> int:
         """The number of a scope, from 1.

@@ -19,7 +19,7 @@ from llm_magic import owner as owners
 from llm_magic.entries import Trouble
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Claim, Full, Ledger, Limit, Line, Metric, Saved, Scope, Used, Verdict
-from llm_magic.stores.ledger_sums import DAY, KEEP, seconds
+from llm_magic.stores.ledger_sums import seconds
 from llm_magic.stores.redis.keys import Keys
 from llm_magic.stores.redis.pending import Pending, lines
 from llm_magic.stores.redis.scripts import Scripts, micros, name, numbers, parts, told
@@ -227,7 +227,7 @@ class RedisLedger(Ledger):
     def _lines(self, key: bytes, by: Literal["model", "day", "cell"]) -> list[Line]:
         with self._scripts.harm():
             found = self._server.do(lambda client: client.hgetall(key))
-            oldest = self._scripts.today(ago=KEEP // DAY).encode()
+            oldest = self._scripts.oldest().encode()
             if old := [field for field in found if field < oldest]:
                 self._server.do(lambda client: client.hdel(key, *old))
                 found = {field: found[field] for field in found.keys() - set(old)}
@@ -278,7 +278,8 @@ class RedisLedger(Ledger):
         return [self._verdict(reply, limits) for reply in replies]
 
     def _claim(self, claims: Sequence[Claim], limits: Sequence[Limit]) -> list[Any]:
-        header = f"{self._told},{told(day=self._scripts.today())},{self._scripts.limited(limits)}"
+        day = f'"day":"{self._scripts.today()}"'
+        header = f"{self._told},{day},{self._scripts.limited(limits)}"
         calls = [
             (
                 each.id,

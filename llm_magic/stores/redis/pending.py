@@ -30,7 +30,7 @@ class Pending:
 
     def __init__(self, scripts: Scripts, owner: str) -> None:
         self._scripts = scripts
-        self._owner = owner
+        self._told = told(owner=owner)
         self._lock = threading.RLock()
         self._late: list[tuple[str, Used | None]] = []
         self._batch = uuid.uuid4().hex
@@ -77,7 +77,7 @@ class Pending:
                 self._noting = Counter()
 
     def _settle(self, uses: Sequence[tuple[str, Used | None]]) -> None:
-        header = told(owner=self._owner, day=self._scripts.today())
+        header = f'{self._told},"day":"{self._scripts.today()}"'
         calls = [(id_, booked(used)) for id_, used in uses]
         self._scripts.of_calls("settle", header, calls, keys=self._scripts.keys.usage)
 

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Amount, Limit, Metric, Scope, Used
 from llm_magic.stores.ledger_rows import bounded, kept, plain
-from llm_magic.stores.ledger_sums import day
-from llm_magic.stores.redis.keys import SHARED, Keys, text
+from llm_magic.stores.ledger_sums import KEEP, day
+from llm_magic.stores.redis.keys import Keys, text
 from llm_magic.stores.redis.server import Server
 
 AT_ONCE = 64
@@ -23,9 +23,8 @@ AT_ONCE = 64
 METRICS: tuple[Metric, ...] = ("requests", "tokens", "usd")
 _SECOND = 1_000_000
 _MOST = 2**52
-_DAY = 86_400 * 10**9
+_MINUTE = 60 * 10**9
 _LONGEST = 100 * 366 * 86_400.0
-_REMEMBERED = 64
 
 T = TypeVar("T")
 Script = Callable[[Sequence[bytes], Sequence[str]], Any]
@@ -46,7 +45,8 @@ class Scripts:
         self._server = server
         self._clock = clock
         self._known: dict[tuple[str, ...], Script] = {}
-        self._limited: dict[tuple[Limit, ...], str] = {}
+        self._limited: tuple[tuple[Limit, ...], str] = (), told(limits=())
+        self._today: tuple[int, str] = 0, ""
 
     def run(
         self,
@@ -75,11 +75,10 @@ class Scripts:
         """
         of = of or self.keys
         counted = of.counted if scopes is None else of.counts(scopes)
-        lasting = ["true" if each in SHARED else "false" for each in scopes or of.scopes]
-        first = f'"scopes":{len(counted) // 2},"lasting":[{",".join(lasting)}]'
+        whole = of.header if scopes is None else of.header_of(scopes)
         if self._clock:
-            first += f',"clock":{self._clock() // 1000}'
-        whole = f"{{{first},{header}}}" if header else f"{{{first}}}"
+            whole += f',"clock":{self._clock() // 1000}'
+        whole = f"{{{whole},{header}}}" if header else f"{{{whole}}}"
         words = asked if type(asked) is str else _json(asked)
         script = self.plain(name, "common", *before)
         return script([*of.common, *counted, *keys], [whole, words])
@@ -150,12 +149,9 @@ class Scripts:
             StoreError: Nothing is counted in the scope of one.
         """
         asked = tuple(limits)
-        if asked not in self._limited:
-            # They change seldom: those of two cells at a time, say.
-            if len(self._limited) >= _REMEMBERED:
-                self._limited.clear()
-            self._limited[asked] = told(limits=[self.limit(each) for each in asked])
-        return self._limited[asked]
+        if asked != self._limited[0]:
+            self._limited = asked, told(limits=[self.limit(each) for each in asked])
+        return self._limited[1]
 
     def limit(self, limit: Limit) -> tuple[int, int, int, int]:
         """A limit as scripts have it.
@@ -173,10 +169,19 @@ class Scripts:
         name = self.keys.scopes[int(scope) - 1]
         return Limit(name, METRICS[int(metric) - 1], int(cap), window)
 
-    def today(self, ago: int = 0) -> str:
-        """The local day, or that of so many days ago."""
-        now = self._clock() if self._clock else time.time_ns()
-        return day(now - ago * _DAY)
+    def today(self) -> str:
+        """The local day."""
+        if self._clock:
+            return day(self._clock())
+        now = time.time_ns()
+        # It begins with a minute.
+        if self._today[0] != now // _MINUTE:
+            self._today = now // _MINUTE, day(now)
+        return self._today[1]
+
+    def oldest(self) -> str:
+        """The first local day of which usage is kept."""
+        return day((self._clock() if self._clock else time.time_ns()) - KEEP)
 
 
 def told(**parts: Any) -> str:
