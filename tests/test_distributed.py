@@ -233,6 +233,20 @@ def test_a_row_that_fails_does_not_end_the_others(
     assert [*llm_magic.totals(results).errors.values()] == [[1]]
 
 
+def test_a_server_that_fails_with_every_third_row_is_asked_for_all(
+    shared: LoadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left alone after fifty failures in a row, and these are not."""
+    monkeypatch.setenv("LLM_MAGIC_RETRIES", "0")
+    shared.set(fail_every=3)
+    try:
+        results = llm_magic.map_rows(rows(300), "{{ text }}", on=Executor())
+    finally:
+        shared.set(fail_every=0)
+    assert llm_magic.totals(results).failed == 100
+    assert llm_magic.totals(results).not_sent == 0
+
+
 # What they are told
 
 
@@ -279,6 +293,14 @@ def test_a_worker_with_another_redis_asks_nothing(
             on=pool(LLM_MAGIC_STORE=start_redis().url, LLM_MAGIC_STORE_PASSWORD=None),
         )
     assert shared.stats()["requests"] == 0
+
+
+def test_a_worker_without_the_password_says_what_to_set(
+    shared: LoadServer, pool: Callable[..., ProcessPoolExecutor]
+) -> None:
+    without = pool(LLM_MAGIC_STORE_PASSWORD=None)
+    with pytest.raises(StoreError, match=r"A worker .*password.*\n.*LLM_MAGIC_STORE_PASSWORD"):
+        llm_magic.map_rows(rows(3), "{{ text }}", on=without)
 
 
 def test_what_cannot_be_sent_is_told_before_anything_is(shared: LoadServer) -> None:

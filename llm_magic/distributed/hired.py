@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llm_magic.distributed.parcel import Parcel, Plain, plain_error, plain_response
+from llm_magic.distributed.parcel import Parcel, plain_error, plain_response
 from llm_magic.distributed.spec import Spec
 from llm_magic.engine import Call
 from llm_magic.errors import AuthenticationFailed, LLMError, StoreError
@@ -86,11 +86,11 @@ class Collected:
             cost = response.saved
             self.parcel.spent += nanos(cost) if cost else 0
             response = replace(response, cached=False, cost=cost)
-        self.parcel.answers.append((place, plain_response(response)))
+        self.parcel.rows.append((place, True, plain_response(response)))
 
     def failed(self, place: int, error: LLMError) -> None:
         """A row has none."""
-        self.parcel.failures.append((place, plain_error(error)))
+        self.parcel.rows.append((place, False, plain_error(error)))
 
     def equal(self, place: int, first: int) -> None:
         """A row is the same question as an earlier one."""
@@ -103,9 +103,8 @@ class Collected:
     def whole(self) -> Parcel:
         """All of it, equal rows with the answers of the first."""
         parcel = self.parcel
-        for rows in (parcel.answers, parcel.failures):
-            by_place: dict[int, Plain] = dict(rows)
-            rows += [(place, by_place[first]) for place, first in self._twins if first in by_place]
+        done = {row[0]: row for row in parcel.rows} if self._twins else {}
+        parcel.rows += [(place, *done[first][1:]) for place, first in self._twins if first in done]
         parcel.ended = plain_error(self.ended) if self.ended else None
         return parcel
 

@@ -22,8 +22,7 @@ class Parcel:
     """What came of a chunk.
 
     Attributes:
-        answers: The rows that have an answer: place and answer.
-        failures: Those that have none: place and error.
+        rows: What came of each, in that order: place, whether it is an answer, answer or error.
         ended: Why not all rows were done; None where they were, or the run was stopped.
         spent: Nano-dollars that the chunk came to.
         seconds: How long it took.
@@ -34,8 +33,7 @@ class Parcel:
         aside: Whether answers may be kept where only this worker finds them.
     """
 
-    answers: list[tuple[int, Plain]] = field(default_factory=list)
-    failures: list[tuple[int, Plain]] = field(default_factory=list)
+    rows: list[tuple[int, bool, Plain]] = field(default_factory=list)
     ended: Plain | None = None
     spent: int = 0
     seconds: float = 0.0

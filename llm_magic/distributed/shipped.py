@@ -15,7 +15,7 @@ from llm_magic.distributed.pools import Pool, failure, result
 from llm_magic.distributed.spec import packed, run_name, spec_for
 from llm_magic.distributed.worker import run_chunk
 from llm_magic.entries import Fingerprint
-from llm_magic.errors import InvalidAnswer, QuotaExceeded
+from llm_magic.errors import InvalidAnswer, LLMError, QuotaExceeded, StoreError
 from llm_magic.ledger import nanos
 from llm_magic.meeting import EVERY, GOING, STOPPED, Meeting
 from llm_magic.rows import GRACE, Run
@@ -236,6 +236,8 @@ class Shipped(Run):
             pool.release(future)
         await self._take_parcel(parcel, left)
         ended = error_of(parcel.ended) if parcel.ended else None
+        if isinstance(ended, StoreError):
+            ended.args = (f"A worker ({parcel.who}) cannot go on: {ended.args[0]}",)
         if isinstance(ended, QuotaExceeded):
             return ended
         if ended is not None:
@@ -244,20 +246,24 @@ class Shipped(Run):
 
     async def _take_parcel(self, parcel: Parcel, left: dict[int, Todo]) -> None:
         self._abroad.heard(parcel)
-        if parcel.answers:
-            rows = len(parcel.answers) * WORTH / max(parcel.seconds, 0.001)
+        if parcel.rows:
+            rows = len(parcel.rows) * WORTH / max(parcel.seconds, 0.001)
             self._worth = min(CHUNK, max(FIRST, 2 * parcel.window, int(rows)))
         self.purse.spent += parcel.spent
         for message, fix in parcel.troubles:
             self._session.desk.trouble(message, fix)
         schema = self.job.base.schema
-        plain = [(place, response_of(each)) for place, each in parcel.answers]
         # The notebook's validators may take long, or ask a model themselves.
-        read = await asyncio.to_thread(lambda: [(p, _fit(schema, each)) for p, each in plain])
+        read = await asyncio.to_thread(
+            lambda: [
+                (place, _fit(schema, response_of(each)) if answered else error_of(each))
+                for place, answered, each in parcel.rows
+            ]
+        )
         kept: list[tuple[Fingerprint, Response]] = []
         for place, response in read:
             todo = left.pop(place)
-            if isinstance(response, InvalidAnswer):
+            if isinstance(response, LLMError):
                 self._fail(place, response)
                 continue
             self._failures = 0
@@ -266,9 +272,6 @@ class Shipped(Run):
                 self._session.desk.saved(response, self._cell)
             cost = response.saved if response.cached else response.cost
             kept.append((todo.print_, replace(response, cost=cost)))
-        for place, error in parcel.failures:
-            del left[place]
-            self._fail(place, error_of(error))
         if parcel.aside or self._call.shelf.cassette:
             # A cassette takes down all; and what a worker has for itself is kept here as well.
             await asyncio.to_thread(self._call.shelf.keep_many, kept)
