@@ -145,11 +145,8 @@ for number = 1, H.scopes do
 end
 for _, scope in ipairs(scopes) do
     window(scope, 0)
-    local lengths = {}
+    -- What is there already may be replaced on the way.
     for length in pairs(scope.windows) do
-        lengths[#lengths + 1] = length
-    end
-    for _, length in ipairs(lengths) do
         window(scope, length)
     end
 end
@@ -166,16 +163,16 @@ local function save_scope(scope, lasting)
         if length == 0 or sum[ASKED] >= now - length - DAY then
             longest = math.max(longest, length)
             local place = #found
-            found[place + 1] = length
-            for each = 1, 6 do
-                found[place + 1 + each] = sum[each]
-            end
+            found[place + 1], found[place + 2], found[place + 3] = length, sum[1], sum[2]
+            found[place + 4], found[place + 5] = sum[3], sum[FLOOR]
+            found[place + 6], found[place + 7] = sum[NEXT], sum[ASKED]
         end
     end
     local is_due = now - scope.tidied > HOUR / 2
     if is_due then
         local gone = redis.call('ZREMRANGEBYSCORE', scope.log, '-inf', text(now - longest))
         scope.entries, found[3] = scope.entries - gone, now
+        expire(OPEN, HISTORY + HOUR)
     end
     -- A log that was emptied is gone, and so is its expiry.
     if is_due or scope.begins or longest > scope.expires then

@@ -2,8 +2,8 @@
 -- Header: owner, names (those of the scopes, as they are wanted back), lease, day, limits as
 -- {scope, metric, length, cap}.
 -- Asked: claims as {id, key, {requests, tokens, nanos}, model, cell, sent, place of the call's key}.
--- Gives of each claim {'held'}, or {'held', owner} where it was already; {'gone'},
--- {'flying', id, owner} or
+-- Gives 'held' where all are; else of each claim {'held'}, or {'held', owner} where it was already;
+-- {'gone'}, {'flying', id, owner} or
 -- {'full', scope, metric, length, cap, used, asked, moment from which it fits or ''}.
 local limits = limits_of()
 local WALK, PAGE = 10000, 500
@@ -79,7 +79,7 @@ local function full(amount)
     end
 end
 
-local held, lease = false, text(clock + H.lease)
+local begins, lease = false, text(clock + H.lease)
 
 local function verdict(claim)
     local id, key, amount, place = claim[1], claim[2], claim[3], claim[7]
@@ -105,24 +105,27 @@ local function verdict(claim)
     })
     enter(id, now, amount)
     local about = H.owner .. '\n' .. H.names .. '\n' .. entry_of(amount, id)
+    local added
     if key == '' then
-        redis.call('HSET', OPEN, 'c' .. id, about, 'l' .. H.owner, lease)
+        added = redis.call('HSET', OPEN, 'c' .. id, about, 'l' .. H.owner, lease) + 1
     else
-        redis.call(
+        added = redis.call(
             'HSET', OPEN, 'c' .. id, about, 'l' .. H.owner, lease, 'f' .. key,
             id .. '\n' .. H.owner)
     end
-    held = true
+    -- Where something of it was there, the hash was, and so was its expiry.
+    begins = begins or added == 3
     return { 'held' }
 end
 
 return surely(function()
-    local verdicts = {}
+    local verdicts, all = {}, true
     for place, claim in ipairs(cjson.decode(ARGV[2])) do
         verdicts[place] = verdict(claim)
+        all = all and #verdicts[place] == 1 and verdicts[place][1] == 'held'
     end
-    if held then
+    if begins then
         expire(OPEN, HISTORY + HOUR)
     end
-    return verdicts
+    return all and 'held' or verdicts
 end)

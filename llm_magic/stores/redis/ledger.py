@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -68,10 +69,10 @@ class RedisLedger(Ledger):
         self._space = space
         self._trouble = trouble
         self._begin(owner or owners.current())
+        _all.add(self)
 
     def _begin(self, owner: owners.Owner) -> None:
-        """Starts with nothing pending, as a forked process does."""
-        self._pid = os.getpid()
+        """Starts with nothing pending, as a forked process does: it is its parent's to write."""
         self._owner = str(owner)
         self._names = json.dumps(self._keys.names)
         self._told = told(owner=self._owner, names=self._names, lease=micros(LEASE))
@@ -139,7 +140,6 @@ class RedisLedger(Ledger):
 
         What cannot be written now is written with the next write.
         """
-        self._mine()
         # Remembered first: an interrupt must not lose it either.
         self._pending.add(uses)
         self._try_to_write()
@@ -209,7 +209,6 @@ class RedisLedger(Ledger):
 
     def saved_many(self, saved: Sequence[Saved]) -> None:
         """Notes free answers; what cannot be written now is written with the next write."""
-        self._mine()
         self._pending.note(saved)
         self._try_to_write()
 
@@ -262,7 +261,6 @@ class RedisLedger(Ledger):
 
     def close(self) -> None:
         """Writes what is pending and lets go of the connection; a later use opens it again."""
-        self._mine()
         try:
             self._pending.write()
         finally:
@@ -291,13 +289,15 @@ class RedisLedger(Ledger):
             )
             for each in claims
         ]
-        replies: list[Any] = self._scripts.of_calls("hold", header, calls, before=("limits",))
+        replies = self._scripts.of_calls("hold", header, calls, before=("limits",))
+        if replies == b"held":
+            return [[replies]] * len(claims)
         if any(reply[0] == b"gone" for reply in replies):
             raise StoreError(
                 "This call was given up while Redis did not answer; nothing was sent.",
                 fix="Run the cell again",
             )
-        return replies
+        return list(replies)
 
     def _verdict(self, reply: Any, limits: Sequence[Limit]) -> Verdict:
         if reply[0] != b"full":
@@ -314,7 +314,6 @@ class RedisLedger(Ledger):
         Raises:
             StoreError: Redis cannot be used, or may evict what is counted.
         """
-        self._mine()
         if policy := self._server.evicts():
             raise StoreError(
                 f"The Redis at {self._server.place} may throw the quota's keys away when it is "
@@ -366,10 +365,6 @@ class RedisLedger(Ledger):
     def _flight(self, key: str) -> str:
         return f"{self._space}:{key}"
 
-    def _mine(self) -> None:
-        if self._pid != os.getpid():
-            self._begin(owners.current())
-
 
 def _is_in_doubt(reply: Any) -> bool:
     """Whether a look for dead processes may change a verdict."""
@@ -380,3 +375,15 @@ def _is_in_doubt(reply: Any) -> bool:
 def _is_dead(owner: bytes) -> bool:
     """Whether a process is dead for certain, though its lease has not run out."""
     return owners.alive(owner.decode()) is False
+
+
+_all: weakref.WeakSet[RedisLedger] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for each in list(_all):
+        each._begin(owners.current())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
