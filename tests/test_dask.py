@@ -12,7 +12,7 @@ from dask import dataframe as dd
 from pydantic import BaseModel
 
 import llm_magic
-from llm_magic.errors import PromptError, RowsWarning
+from llm_magic.errors import PromptError, QuotaExceeded, RowsWarning
 from tests.conftest import KEY, Kernel, Terminal, emptied_redis, interrupted_when
 from tests.dask_driver import PASSWORD, Workers, when
 from tests.load import LoadServer
@@ -92,6 +92,17 @@ def test_both_workers_ask(workers: Workers) -> None:
     with workers.redis.client() as redis:
         (line,) = redis.keys("*:asking")
         assert redis.zcard(line) == 2
+
+
+def test_the_executor_of_a_client_is_its_client(workers: Workers, loaded: LoadServer) -> None:
+    on = workers.client.get_executor()
+    results = llm_magic.map_rows(reviews(20), "{{ text }}", on=on)
+    assert results["answer"].eq(ANSWER).all()
+
+
+def test_a_cluster_is_no_client_and_says_so(workers: Workers) -> None:
+    with pytest.raises(PromptError, match=r"on=LocalCluster .*\n.*on=Client\(cluster\)"):
+        llm_magic.map_rows(reviews(3), "{{ text }}", on=workers.cluster)
 
 
 def test_what_came_is_free_for_the_kernel_as_well(workers: Workers, loaded: LoadServer) -> None:
@@ -270,6 +281,23 @@ def test_a_dask_frame_needs_the_shared_store_as_well(
         llm_magic.map_rows(lazy, "{{ text }}")
     asked = llm_magic.map_rows(lazy, "{{ text }}", unshared=True)
     assert asked.compute()["answer"].eq(ANSWER).all()
+
+
+def test_workers_are_not_named_for_a_dask_frame(workers: Workers) -> None:
+    lazy = dd.from_pandas(reviews(3), npartitions=1)
+    with pytest.raises(PromptError, match="asked by the workers that compute it"):
+        llm_magic.map_rows(lazy, "{{ text }}", on=workers.client)
+    with pytest.raises(PromptError, match=r"not there before it is computed.*\n.*head\(2\)"):
+        llm_magic.map_rows(lazy, "{{ text }}", sample=2)
+
+
+def test_a_partition_that_nothing_can_be_asked_about_raises(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "0")
+    lazy = llm_magic.map_rows(dd.from_pandas(reviews(3), npartitions=1), "{{ text }}")
+    with pytest.raises(QuotaExceeded, match="0 of 0 requests"):
+        lazy.compute()
 
 
 def test_no_secret_is_in_the_graph(workers: Workers) -> None:

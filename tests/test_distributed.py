@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import Executor as StandardExecutor
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated, Any
 
 import pandas as pd
@@ -16,6 +18,7 @@ from pydantic import AfterValidator
 
 import llm_magic
 from llm_magic.distributed.parcel import error_of, plain_error
+from llm_magic.distributed.pools import failure
 from llm_magic.errors import (
     ContextTooLong,
     LLMError,
@@ -245,6 +248,20 @@ def test_a_server_that_fails_with_every_third_row_is_asked_for_all(
         shared.set(fail_every=0)
     assert llm_magic.totals(results).failed == 100
     assert llm_magic.totals(results).not_sent == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BrokenProcessPool(), "process pool died"),
+        (type("KilledWorker", (Exception,), {})("run_chunk"), "gave up a chunk"),
+        (CancelledError(), "client cancelled"),
+        (ModuleNotFoundError("No module named 'llm_magic'"), r"cannot import .*llm_magic"),
+        (ValueError("odd"), "failed with ValueError: odd"),
+    ],
+)
+def test_why_a_chunk_did_not_come_back(error: BaseException, told: str) -> None:
+    assert re.search(told, str(failure(error)))
 
 
 # What they are told

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 from llm_magic.errors import LLMError, PromptError
 
-_GO_ON = "Run the cell again to go on: what came is in the cache."
-
 
 class Pool(Protocol):
     """Workers, and the way to them.
@@ -112,7 +110,7 @@ def pool_for(on: Any) -> Pool:
         PromptError: It is neither.
     """
     module = type(on).__module__.partition(".")[0]
-    if module == "distributed" and hasattr(on, "scheduler_info"):
+    if module == "distributed" and hasattr(on, "submit") and hasattr(on, "nthreads"):
         return _dask(on)
     if module == "distributed" and hasattr(on, "_client"):
         # Its futures could not be let go one by one.
@@ -170,26 +168,26 @@ def failure(error: BaseException) -> LLMError:
     if isinstance(error, BrokenExecutor):
         return LLMError(
             f"A worker of the {_pool_name(name)} died, and it takes no more work.",
-            fix=f"Make a new pool. {_GO_ON}",
+            fix="Make a new pool.",
         )
     if name == "KilledWorker":
         return LLMError(
             "Dask gave up a chunk of rows: each worker that had it died, mostly for want of "
             "memory.",
-            fix=f"See the workers' logs. {_GO_ON}",
+            fix="See the workers' logs.",
         )
     if isinstance(error, CancelledError):
         return LLMError(
             "The workers' client cancelled a chunk of rows: it was closed, or has lost its "
             "scheduler.",
-            fix=f"Make a new client. {_GO_ON}",
+            fix="Make a new client.",
         )
     if isinstance(error, ImportError):
         return LLMError(
             f"A worker cannot import what it needs: {error}.",
             fix="Install llm-magic, of the same version, and the schema's modules on all workers.",
         )
-    return LLMError(f"A worker failed with {name}: {error}", fix=_GO_ON)
+    return LLMError(f"A worker failed with {name}: {error}", fix="See the workers' logs.")
 
 
 def _pool_name(error: str) -> str:
