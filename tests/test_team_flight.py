@@ -228,6 +228,30 @@ def test_a_stream_that_is_longer_than_its_lease_keeps_it(
     assert len(server.requests) == 1
 
 
+def test_a_leader_that_was_only_asleep_books_what_it_used(
+    crowd: Crowd, server: ScriptedServer, redis_server: RedisServer
+) -> None:
+    """A machine that is suspended is taken for dead; when it wakes, its call counts once."""
+    server.enqueue(*[SLOW] * 2)
+    crowd.ask(["leader"], lease=LEASE)
+    server.wait_for_requests(1)
+    os.kill(crowd.pids["leader"], signal.SIGSTOP)
+    crowd.ask(["other"], lease=LEASE)
+    answers = crowd.answers(1)
+    # The other one, or whoever looks next, has closed what the leader left.
+    ledger = RedisLedger(Server(redis_server.url), kernel="looks on", user="ada")
+    wait_until(lambda: ledger.usage("model")[0].requests == 2)
+    assert ledger.usage("model")[0].unpriced == 1
+    os.kill(crowd.pids["leader"], signal.SIGCONT)
+    answers |= crowd.answers(1)
+
+    assert_answered(answers, SLOW.text, payers=2)
+    assert len(server.requests) == 2
+    (line,) = ledger.usage("model")
+    assert (line.requests, line.unpriced) == (2, 0)
+    ledger.close()
+
+
 def test_the_leader_s_error_is_its_own(crowd: Crowd, server: ScriptedServer) -> None:
     """The next one asks; nobody waits for an answer that does not come."""
     server.enqueue(Reply(SLOW.text, tokens_per_second=150, fault="cut", after=30), *[SLOW] * 7)
