@@ -199,6 +199,53 @@ def test_ctrl_c_ends_it_on_the_workers_and_keeps_what_came(
     assert loaded.stats()["requests"] == 4_501
 
 
+CLASSES = """
+import dataclasses, enum
+from typing import Literal, TypedDict
+from pydantic import BaseModel, field_validator
+
+class Topic(enum.Enum):
+    fit = "fit"
+
+class Model(BaseModel):
+    stars: int
+    topic: Topic
+
+    @field_validator("stars")
+    @classmethod
+    def few(cls, value):
+        assert value <= LIMIT
+        return value
+
+@dataclasses.dataclass
+class Data:
+    stars: int
+    topic: Topic = Topic.fit
+
+class Typed(TypedDict):
+    stars: int
+    topic: Literal["fit"]
+
+LIMIT = 5
+"""
+
+
+@pytest.mark.parametrize("schema", ["Model", "Data", "Typed"])
+def test_classes_of_the_notebook_travel(
+    schema: str,
+    workers: Workers,
+    loaded: LoadServer,
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", loaded.url)
+    assert terminal.run(CLASSES).error is None
+    terminal["client"], terminal["frame"] = workers.client, reviews(5)
+    ran = terminal.run(f"%%llm_map frame out << --on client --schema {schema}\n{{{{ text }}}}")
+    assert ran.error is None
+    assert terminal["out"]["_error"].isna().all()
+
+
 @pytest.mark.kernel
 def test_an_interrupt_of_the_kernel_stops_its_workers_and_does_not_end_them(
     workers: Workers, loaded: LoadServer

@@ -8,8 +8,9 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from typing import Any
 
 from traitlets.config import Config
@@ -155,11 +156,7 @@ def packed(spec: Spec) -> bytes:
         PromptError: Something of it cannot be sent to another process.
     """
     try:
-        from cloudpickle import dumps
-    except ImportError:
-        dumps = pickle.dumps
-    try:
-        return bytes(dumps(spec))
+        return _bytes(spec)
     except Exception as error:
         raise PromptError(
             f"What the run needs cannot be sent to workers: {type(error).__name__}: {error}; "
@@ -167,6 +164,22 @@ def packed(spec: Spec) -> bytes:
             fix="The schema and the notebook's names in the prompt must be what pickle or "
             "cloudpickle takes (pip install cloudpickle). Or render the prompt into a column.",
         ) from error
+
+
+def _bytes(spec: Spec) -> bytes:
+    try:
+        from cloudpickle import Pickler
+    except ImportError:
+        return pickle.dumps(spec)
+
+    class ByValue(Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            # A dataclass of the notebook would come with another one, which then is a default.
+            return "MISSING" if value is MISSING else super().reducer_override(value)
+
+    file = BytesIO()
+    ByValue(file).dump(spec)
+    return file.getvalue()
 
 
 def unpacked(data: bytes) -> Spec:
