@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated, Any
@@ -194,6 +194,18 @@ def test_a_pool_that_breaks_ends_the_run_in_one_message(
     # What the dead had paid and not given back was found where they had kept it.
     assert llm_magic.totals(again).cached == 3_000 - len(missing)
     assert shared.stats()["requests"] <= 3_000 + before["max_in_flight"]
+
+
+def test_what_a_worker_raises_does_not_end_the_kernel(shared: LoadServer) -> None:
+    class Interrupted(Executor):
+        def submit(self, work: Any, *arguments: Any) -> Any:
+            future: Future[Any] = Future()
+            future.set_exception(KeyboardInterrupt())
+            return future
+
+    with pytest.raises(LLMError, match="ended with KeyboardInterrupt"):
+        llm_magic.map_rows(rows(3), "{{ text }}", on=Interrupted())
+    assert llm_magic.map_rows(rows(1), "{{ text }}", on=Executor())[0]["answer"] == ANSWER
 
 
 def test_a_pool_that_is_shut_down_is_told(shared: LoadServer) -> None:

@@ -75,6 +75,9 @@ def test_how_a_run_stands_and_how_often_a_part_was_begun(pace: RedisPace) -> Non
     assert pace.meet(Visit("a", LINE, run="r1", chunk=8)).begun == 1
     pace.meet(Visit("k", LINE, asks=False, run="r1", state=STOPPED))
     assert pace.meet(part).state == STOPPED
+    # What was said late does not let it go on.
+    pace.meet(Visit("k", LINE, asks=False, run="r1", state=GOING))
+    assert pace.meet(part).state == STOPPED
 
 
 def test_all_that_is_kept_for_it_goes_by_itself(pace: RedisPace, redis_server: RedisServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ from llm_magic.engine import Call
 from llm_magic.errors import AuthenticationFailed, LLMError, StoreError
 from llm_magic.job import Job
 from llm_magic.ledger import nanos
-from llm_magic.meeting import STOPPED, Meeting
+from llm_magic.meeting import EVERY, STOPPED, Meeting, Met
 from llm_magic.progress import Standing
 from llm_magic.prompt import Content
 from llm_magic.rows import Run
@@ -160,8 +161,7 @@ class Chunk(Hired):
 
     async def through(self) -> None:
         """Asks for the rows, unless the run was stopped before."""
-        meeting = self._find_meeting()
-        met = await meeting.once(chunk=self._number) if meeting else None
+        met = await self._first_meeting()
         self._has_met = True
         if met is not None:
             if met.state == STOPPED:
@@ -175,6 +175,16 @@ class Chunk(Hired):
             self._again = met.begun > 1
             self.collected.since = self._spec.since if self._again else None
         await super().through()
+
+    async def _first_meeting(self) -> Met | None:
+        if (meeting := self._find_meeting()) is None:
+            return None
+        met = await meeting.once(chunk=self._number)
+        if met is None or met.state:
+            return met
+        # A Redis that was started anew may have forgotten what the kernel says every second.
+        await asyncio.sleep(1.2 * EVERY)
+        return await meeting.once(chunk=self._number)
 
     def _lookup(self) -> Shelf:
         shelf = self._call.shelf

@@ -156,8 +156,18 @@ async def result(future: Any) -> Any:
 
     future.add_done_callback(tell)
     await done
-    # A Dask future fetches it now, from the worker that has it.
-    return await asyncio.to_thread(future.result)
+    return await asyncio.to_thread(_fetched, future)
+
+
+def _fetched(future: Any) -> Any:
+    """Its result; a Dask future fetches it now, from the worker that has it."""
+    try:
+        return future.result()
+    except (KeyboardInterrupt, SystemExit) as error:
+        # A worker's own, which must not end this process.
+        raise LLMError(
+            f"A worker was ended with {type(error).__name__}.", fix="See the workers' logs."
+        ) from error
 
 
 def failure(error: BaseException) -> LLMError:

@@ -34,8 +34,6 @@ CHARACTERS = 4_000_000
 """Characters of the prompts of a chunk, about: rows of pictures go in smaller ones."""
 LINGER = 0.1
 """Seconds without another row after which a chunk goes as it is."""
-MOST = 512
-"""Chunks that are under way at most."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ end
 local state, begun = '', 0
 if KEYS[3] then
     if ARGV[4] ~= '' then
-        redis.call('HSET', KEYS[3], 'state', ARGV[4])
+        -- A run that was stopped stays so, whatever is said late.
+        if redis.call('HGET', KEYS[3], 'state') ~= 'stopped' then
+            redis.call('HSET', KEYS[3], 'state', ARGV[4])
+        end
         redis.call('PEXPIRE', KEYS[3], known)
     end
     state = redis.call('HGET', KEYS[3], 'state') or ''
