@@ -69,6 +69,9 @@ class Pace(Protocol):
             StoreError: They cannot be heard now.
         """
 
+    def close(self) -> None:
+        """Lets go of the connection; a later meeting opens it again."""
+
 
 class Meeting:
     """One run's place among those who ask the same server.

@@ -183,6 +183,7 @@ class Session:
         settings, user = self.settings, self.desk.user
         made_for = self.desk.place
         if self._pace is None or self._pace[0] != made_for:
+            self._close_pace()
             self._pace = made_for, open_pace(settings, user)
         pace = self._pace[1]
         if pace is None:
@@ -249,8 +250,14 @@ class Session:
         self._close_desk()
 
     def _close_desk(self) -> None:
+        self._close_pace()
         if self._desk:
             self._desk.close()
+
+    def _close_pace(self) -> None:
+        pace, self._pace = self._pace, None
+        if pace and pace[1]:
+            pace[1].close()
 
     def run(self, call: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Starts something on the loop's thread."""

@@ -53,6 +53,10 @@ class RedisPace:
         asking, held, state, begun = self._script(keys, arguments)
         return Met(int(asking), int(held) / 1000, _text(state), int(begun))
 
+    def close(self) -> None:
+        """Lets go of the connection; a later meeting opens it again."""
+        self._server.close()
+
     @cached_property
     def _script(self) -> Callable[[Any, Any], Any]:
         return self._server.script(files(__package__).joinpath("pace.lua").read_text("utf-8"))
