@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from llm_magic.stores.redis import faults
 from llm_magic.stores.redis.faults import Fault
+from llm_magic.stores.redis.line import Lines
 from llm_magic.stores.redis.many import primaries
 
 RETRY = 1.0
@@ -95,6 +96,7 @@ class Server:
         """Starts unconnected, as a forked process does."""
         self._lock = threading.RLock()
         self._client: Any = None
+        self._lines: tuple[Any, Lines] | None = None
         self._cluster = False
         self._nodes: list[tuple[str, int]] = []
         self._evicts: tuple[float, str] | None = None
@@ -141,10 +143,11 @@ class Server:
 
         def run(keys: Sequence[str], args: Sequence[Any]) -> Any:
             def work(client: Any) -> Any:
+                ask = client.execute_command if self._cluster else self._lines_of(client).ask
                 try:
-                    return client.evalsha(name, len(keys), *keys, *args)
+                    return ask("EVALSHA", name, len(keys), *keys, *args)
                 except _library().exceptions.NoScriptError:
-                    return client.eval(text, len(keys), *keys, *args)
+                    return ask("EVAL", text, len(keys), *keys, *args)
 
             return self.do(work)
 
@@ -203,6 +206,9 @@ class Server:
         """Lets go of all connections; the next use makes new ones."""
         with self._lock:
             client, self._client = self._client, None
+            lines, self._lines = self._lines, None
+        if lines is not None:
+            lines[1].close()
         if client is not None:
             for each in primaries(client):
                 # Not what other threads are at, which would fail in the middle of a word.
@@ -212,6 +218,12 @@ class Server:
         """Lets go of all connections, and of what was wrong with them."""
         _down.pop(self._login, None)
         self.drop()
+
+    def _lines_of(self, client: Any) -> Lines:
+        lines = self._lines
+        if lines is None or lines[0] is not client:
+            self._lines = lines = client, Lines(_library(), client)
+        return lines[1]
 
     def _connected(self, library: Any) -> Any:
         client = self._client
