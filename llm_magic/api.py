@@ -197,9 +197,10 @@ def map_rows(
         Interrupted: On Ctrl-C before anything had come.
     """
     from llm_magic.job import job_for
-    from llm_magic.mapped import go_through, is_lazy, lazily, staffed, tell
+    from llm_magic.mapped import go_through, tell
     from llm_magic.outlook import GLANCE, outlook
     from llm_magic.views.progress import SilentProgress, choose_progress
+    from llm_magic.workers import is_lazy, lazily, staffed
 
     session = current()
     session.settings.read_environment()

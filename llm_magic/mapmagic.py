@@ -97,9 +97,10 @@ class MapMagics(Magics):
 
         Of a Dask DataFrame a lazy one comes back, whose rows are asked when it is computed.
         """
-        from llm_magic.mapped import go_through, is_lazy, lazily, staffed
+        from llm_magic.mapped import go_through
         from llm_magic.outlook import GLANCE, outlook
         from llm_magic.views.progress import choose_progress, plan_report
+        from llm_magic.workers import is_lazy, lazily, staffed
 
         session = self._session
         command = line_options.parse(self.llm_map.parser, line)
