@@ -229,8 +229,8 @@ def test_cells_and_rows_ask_once_and_count_in_a_cluster(
 
 
 @pytest.fixture
-def cluster(redis_kind: str) -> Iterator[RedisCluster3]:
-    """One of the test's own, in which the last server has another one that steps in for it."""
+def cluster(redis_kind: str) -> Iterator[tuple[RedisCluster3, RedisServer]]:
+    """One of the test's own, and another server that can step in for its last one."""
     bus = free_port()
     with (
         RedisCluster3(redis_kind, repl_diskless_sync_delay=0) as made,
@@ -253,8 +253,10 @@ def cluster(redis_kind: str) -> Iterator[RedisCluster3]:
         for node in made.nodes:
             with node.client() as client:
                 wait_until(lambda client=client: "slave" in _known(client).get(own, ""))
+        # And it must know the slots that it takes over.
+        wait_until(lambda: replica.cluster("info")["cluster_slots_assigned"] == "16384")
         wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
-        yield made
+        yield made, spare
 
 
 def _known(client: Any) -> dict[str, str]:
@@ -267,26 +269,32 @@ def _known(client: Any) -> dict[str, str]:
 def test_a_dead_server_is_told_within_a_second_and_another_steps_in_for_it(
     terminal: Terminal,
     server: ScriptedServer,
-    cluster: RedisCluster3,
+    cluster: tuple[RedisCluster3, RedisServer],
     keeping: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("LLM_MAGIC_STORE", cluster.url)
+    made, spare = cluster
+    monkeypatch.setenv("LLM_MAGIC_STORE", made.url)
     monkeypatch.setenv("LLM_MAGIC_USER", people()[2])
     monkeypatch.setenv("LLM_MAGIC_MODEL", "m")
     monkeypatch.setenv("LLM_MAGIC_LIMITS", "2 requests per 1h per user")
     server.enqueue("One.", "Two.", "Three.")
     assert terminal.run("%%llm\nFirst").error is None
     llm_magic.usage()  # Behind what was booked.
-    with cluster.nodes[2].client() as primary:
+    with made.nodes[2].client() as primary:
+        # What its own connection has written before is what WAIT waits for.
+        primary.set(f"{{user:{quote(people()[2])}}}", "mark", px=60_000)
         assert primary.wait(1, 5000) == 1
-    cluster.nodes[2].kill()
+    made.nodes[2].kill()
 
     before = time.monotonic()
     told = terminal.run("%%llm\nSecond")
     assert time.monotonic() - before < 1.0
     assert isinstance(told.error, StoreError)
     assert len(server.requests) == 1
+    # By order: an election takes seconds.
+    with spare.client() as client:
+        client.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
     wait_until(lambda: terminal.run("%%llm\nSecond").error is None)
     assert len(server.requests) == 2
     # What was counted before is known to the one that stepped in.
