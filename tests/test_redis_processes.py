@@ -97,20 +97,23 @@ class Caller:
 
     def work(self, *, in_batches: bool) -> None:
         """Calls until it is told to stop, and leaves nothing unwritten."""
+        parent = os.getppid()
         while not (self._folder / "stop").exists():
             claims = [self._claim(sent=in_batches) for _ in range(self._size(in_batches))]
             try:
                 held = self._hold(claims)
             except StoreError:
                 time.sleep(0.1)
-                continue
+                held = []
             (self._use_together if in_batches else self._use)(held)
             if self._dice.random() < 0.2:
                 self.notes.write("hit", "-")
                 self.ledger.saved(Saved("m", "In [1]", 1, 1))
             if not held:
                 time.sleep(self._dice.uniform(0, 0.008))
-        while True:
+            if os.getppid() != parent:
+                return
+        while os.getppid() == parent:
             with suppress(StoreError):
                 self.ledger.close()
                 break
