@@ -87,3 +87,15 @@ def test_the_user_of_the_page_sees_no_other_keys(hub: RedisServer, terminal: Ter
             client.get("somebody-else")
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.flushall()
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_right_that_a_script_lacks_is_told_as_one(hub: RedisServer, terminal: Terminal) -> None:
+    with hub.client() as client:
+        client.execute_command("ACL", "SETUSER", "llm", "-time")
+
+    told = terminal.run("%%llm\nName a colour.")
+
+    assert "does not allow it" in str(told.error)
+    assert "ACL SETUSER llm" in told.out
+    assert "damaged" not in told.out

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from llm_magic.errors import StoreError
 
 PASSWORD = "LLM_MAGIC_STORE_PASSWORD"  # noqa: S105
+_SET = f"Set {PASSWORD} in the environment, and leave it out of the address"
 _ELSEWHERE = '%config LLMMagic.store = "redis://HOST:6379/0"'
 _DISK = 'or do without it: %config LLMMagic.store = "disk"'
 _PING = "{cli} ping, " + _DISK
@@ -73,8 +74,8 @@ _REPLIES = {
     "BUSY": ("away", "is busy with a script", "{cli} SCRIPT KILL"),
     "MISCONF": ("full", "takes no writes, since it cannot save its data", "Look into its log"),
     "NOREPLICAS": ("replica", "takes no writes without its replicas", "{cli} INFO replication"),
-    "WRONGPASS": ("refused", "refuses user or password", f"Set {PASSWORD} in the environment"),
-    "NOAUTH": ("refused", "wants a password", f"Set {PASSWORD} in the environment"),
+    "WRONGPASS": ("refused", "refuses user or password", _SET),
+    "NOAUTH": ("refused", "wants a password", _SET),
     "DENIED": ("refused", "is protected and takes no login from elsewhere", "Set a password there"),
 }
 _LASTING = {"away", "loading", "refused"}
@@ -137,8 +138,10 @@ def _of_reply(words: str) -> Fault:
     first = words.strip().partition(" ")[0]
     if first in _REPLIES:
         return _reply(first)
-    if "no permission" in words.lower():
-        return Fault("forbidden", f"does not allow it ({_short(words)})", _GRANT)
+    if "no permission" in words.lower() or "can't run this command" in words:
+        # In a script it says no more than that.
+        said = _short(words.partition(" script:")[0])
+        return Fault("forbidden", f"does not allow it ({said})", _GRANT)
     return Fault("strange", f"answers with an error ({_short(words)})", "Look into its log")
 
 
