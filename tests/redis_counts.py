@@ -51,7 +51,7 @@ def assert_sums_are_true(client: Any) -> int:
     count = 0
     for key in client.scan_iter("llm_magic:*:sums", 1000):
         entries = log(client, key[: -len("sums")] + b"log").values()
-        for length, found in sums(client, key).items():
+        for found in sums(client, key).values():
             anew = [amounts for moment, amounts in entries if moment > found.floor]
             assert found.amounts == tuple(map(sum, zip((0, 0, 0), *anew, strict=True))), key
             count += 1
