@@ -15,6 +15,7 @@ import redis
 
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Amount, Claim, Full, Limit, Line, Saved
+from llm_magic.stores.redis import pending
 from llm_magic.stores.redis import server as servers
 from llm_magic.stores.redis.keys import Keys
 from llm_magic.stores.redis.ledger import RedisLedger
@@ -87,6 +88,25 @@ def mended(server: RedisServer, how: str) -> None:
 
 
 HARMS = ["freeze", "kill"]
+
+
+@pytest.mark.parametrize("how", HARMS)
+def test_what_is_late_is_written_by_itself_once_the_server_is_back(
+    make, redis_here, how, monkeypatch
+):
+    """A kernel that is idle meanwhile does not keep room from the others."""
+    monkeypatch.setattr(pending, "AGAIN", 0.05)
+    ledger, other = make(), make("k2")
+    assert ledger.hold(Claim("a", Amount(1, 60), sent=True), [LIMIT]) == "held"
+    frozen(redis_here, how)
+    ledger.settle("a", used(tokens=7))
+    with pytest.raises(StoreError):
+        ledger.hold(Claim("b", Amount(1, 40), sent=True), [LIMIT])
+    mended(redis_here, how)
+    back(other)
+
+    wait_until(lambda: counted(other, LIMIT) == [7])
+    assert state_of(redis_here, "a") == "done"
 
 
 @pytest.mark.parametrize("how", HARMS)

@@ -109,6 +109,7 @@ class RedisLedger(Ledger):
         except StoreError:
             # It may have been done all the same, or be done later: by a frozen server that wakes.
             self._pending.add((each.id, None) for each in claims)
+            self._pending.write_later()
             raise
         return verdicts
 
@@ -261,6 +262,7 @@ class RedisLedger(Ledger):
 
     def close(self) -> None:
         """Writes what is pending and lets go of the connection; a later use opens it again."""
+        self._pending.stop()
         try:
             self._pending.write()
         finally:
@@ -359,8 +361,10 @@ class RedisLedger(Ledger):
         try:
             self._pending.write()
         except StoreError as error:
+            self._pending.write_later()
             if self._trouble is not None:
-                self._trouble(str(error.args[0]), error.fix)
+                kept = "What calls have used is kept in memory, and booked when it can be."
+                self._trouble(f"{error.args[0]} {kept}", error.fix)
 
     def _flight(self, key: str) -> str:
         return f"{self._space}:{key}"

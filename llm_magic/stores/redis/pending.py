@@ -1,7 +1,8 @@
 """What a process still has to write into Redis: bookings and free answers.
 
 A booking is late when Redis could not be asked in its time. It stays here, and goes with the next
-write that succeeds; each may be written twice without harm.
+write that succeeds, or by itself when Redis is back: what it holds meanwhile is missing to others.
+Each may be written twice without harm.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from llm_magic.errors import StoreError
 from llm_magic.ledger import Amount, Line, Saved, Used
 from llm_magic.stores.ledger_rows import kept
 from llm_magic.stores.redis.scripts import AT_ONCE, Scripts, booked, name, told
+
+AGAIN = 5.0
+"""Seconds after which what could not be written is tried again, if nobody writes before."""
 
 _LINE = struct.Struct("<9d")
 """As scripts keep it: the numbers of a `Line` in their order, the free answers last."""
@@ -36,6 +41,7 @@ class Pending:
         self._batch = uuid.uuid4().hex
         self._hits: Counter[tuple[str, str, str, str]] = Counter()
         self._noting: Counter[tuple[str, str, str, str]] = Counter()
+        self._timer: threading.Timer | None = None
 
     def add(self, uses: Iterable[tuple[str, Used | None]]) -> None:
         """Remembers what calls came to."""
@@ -52,6 +58,29 @@ class Pending:
                 self._hits[*line, "hits"] += 1
                 self._hits[*line, "tokens"] += amount.tokens
                 self._hits[*line, "nanos"] += amount.nanos
+
+    def write_later(self) -> None:
+        """Has it written though nobody calls meanwhile, as a kernel that is idle."""
+        with self._lock:
+            if self._timer is None:
+                self._timer = threading.Timer(AGAIN, self._write_again)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def stop(self) -> None:
+        """Tries no more by itself."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _write_again(self) -> None:
+        with self._lock:
+            self._timer = None
+            try:
+                self.write()
+            except StoreError:
+                self.write_later()
 
     def ids(self) -> list[str]:
         """The calls whose bookings are late."""
