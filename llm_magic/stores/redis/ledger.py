@@ -21,6 +21,7 @@ from llm_magic.entries import Trouble
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Claim, Full, Ledger, Limit, Line, Metric, Saved, Scope, Used, Verdict
 from llm_magic.stores.ledger_sums import seconds
+from llm_magic.stores.redis.dead import close_dead, is_dead
 from llm_magic.stores.redis.keys import Keys
 from llm_magic.stores.redis.pending import Pending, lines
 from llm_magic.stores.redis.scripts import Scripts, micros, name, numbers, parts, told
@@ -148,7 +149,7 @@ class RedisLedger(Ledger):
     def flying(self, key: str) -> bool:
         """Whether a living process has an open hold for this key."""
         found = self._scripts.run("flying", "", self._flight(key), scopes=())
-        return bool(found) and not _is_dead(found[1])
+        return bool(found) and not is_dead(found[1])
 
     def renew(self) -> None:
         """Prolongs the lease of this process."""
@@ -329,33 +330,7 @@ class RedisLedger(Ledger):
     def _look(self) -> int:
         """Closes the calls of dead processes; gives how many."""
         self._looked = time.monotonic()
-        dead: dict[str, bool] = {}
-        for owner, lapsed in self._scripts.run("look", scopes=()):
-            alive = owners.alive(owner.decode())
-            if alive is False or (alive is None and lapsed):
-                dead[owner.decode()] = alive is False
-        return self._reap(dead) if dead else 0
-
-    def _reap(self, dead: dict[str, bool]) -> int:
-        """Closes the open calls of these processes, of which is said whether that is certain."""
-        groups: dict[tuple[str, str], list[str]] = {(each, self._names): [] for each in dead}
-        with self._scripts.harm():
-            open_ = self._server.do(lambda client: client.hgetall(self._keys.common[0]))
-            for field, about in open_.items():
-                if field.startswith(b"c"):
-                    owner, names, _ = about.decode().split("\n", 2)
-                    if owner in dead:
-                        groups.setdefault((owner, names), []).append(field.decode()[1:])
-        closed = 0
-        for (owner, names), ids in groups.items():
-            header = told(owner=owner, dead=dead[owner])
-            with self._scripts.harm():
-                of = Keys(**json.loads(names))
-            # Also one without calls: its lease goes.
-            for part in parts(ids) if ids else [()]:
-                calls = [(id_,) for id_ in part]
-                closed += self._scripts.of_calls("reap", header, calls, of=of, keys=of.usage)
-        return closed
+        return close_dead(self._server, self._scripts)
 
     def _try_to_write(self) -> None:
         try:
@@ -373,12 +348,7 @@ class RedisLedger(Ledger):
 def _is_in_doubt(reply: Any) -> bool:
     """Whether a look for dead processes may change a verdict."""
     # Where somebody else holds it, the last is who.
-    return bool(reply[0] == b"full") or (len(reply) > 1 and _is_dead(reply[-1]))
-
-
-def _is_dead(owner: bytes) -> bool:
-    """Whether a process is dead for certain, though its lease has not run out."""
-    return owners.alive(owner.decode()) is False
+    return bool(reply[0] == b"full") or (len(reply) > 1 and is_dead(reply[-1]))
 
 
 _all: weakref.WeakSet[RedisLedger] = weakref.WeakSet()

@@ -1,0 +1,66 @@
+"""Calls of processes that died: who shares their machine knows it, others by their lease."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from llm_magic import owner as owners
+from llm_magic.stores.redis.keys import Keys
+from llm_magic.stores.redis.scripts import Scripts, parts, told
+
+if TYPE_CHECKING:
+    from llm_magic.stores.redis.server import Server
+
+
+def is_dead(owner: bytes) -> bool:
+    """Whether a process is dead for certain, though its lease has not run out."""
+    return owners.alive(owner.decode()) is False
+
+
+def close_dead(server: Server, scripts: Scripts) -> int:
+    """Closes the open calls of dead processes of the same person or team.
+
+    Args:
+        server: The connection.
+        scripts: Those of a kernel's ledger.
+
+    Returns:
+        How many were closed.
+
+    Raises:
+        StoreError: Redis cannot be used.
+    """
+    # Of each is said whether that is certain: a lease may be renewed still.
+    dead: dict[str, bool] = {}
+    for owner, lapsed in scripts.run("look", scopes=()):
+        alive = owners.alive(owner.decode())
+        if alive is False or (alive is None and lapsed):
+            dead[owner.decode()] = alive is False
+    if not dead:
+        return 0
+    closed = 0
+    for (owner_, names), ids in _open(server, scripts, dead).items():
+        header = told(owner=owner_, dead=dead[owner_])
+        with scripts.harm():
+            of = Keys(**json.loads(names))
+        # Also one without calls: its lease goes.
+        for part in parts(ids) if ids else [()]:
+            calls = [(id_,) for id_ in part]
+            closed += scripts.of_calls("reap", header, calls, of=of, keys=of.usage)
+    return closed
+
+
+def _open(
+    server: Server, scripts: Scripts, dead: dict[str, bool]
+) -> dict[tuple[str, str], list[str]]:
+    """The open calls of these processes, by process and scopes."""
+    keys = scripts.keys
+    found: dict[tuple[str, str], list[str]] = {(each, json.dumps(keys.names)): [] for each in dead}
+    with scripts.harm():
+        for field, about in server.do(lambda client: client.hgetall(keys.common[0])).items():
+            if field.startswith(b"c"):
+                owner, names, _ = about.decode().split("\n", 2)
+                if owner in dead:
+                    found.setdefault((owner, names), []).append(field.decode()[1:])
+    return found
