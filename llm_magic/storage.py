@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from llm_magic.entries import Cache, Trouble
 from llm_magic.errors import StoreError
@@ -113,8 +112,10 @@ def _server(settings: LLMMagic) -> Server:
 
 def _space(settings: LLMMagic, user: str) -> str:
     """Whose answers are shared."""
+    from llm_magic.stores.redis.keys import whose
+
     shared = settings.store_scope == "team"
-    return f"team:{quote(settings.team, safe='')}" if shared else f"user:{quote(user, safe='')}"
+    return whose(user, settings.team if shared else "")
 
 
 def _folder(chosen: str, kind: str) -> Path:

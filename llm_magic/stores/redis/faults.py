@@ -6,9 +6,9 @@ import re
 import shlex
 from typing import NamedTuple
 
+from llm_magic.address import PASSWORD
 from llm_magic.errors import StoreError
 
-PASSWORD = "LLM_MAGIC_STORE_PASSWORD"  # noqa: S105
 _SET = f"Set {PASSWORD} in the environment, and leave it out of the address"
 _ELSEWHERE = '%config LLMMagic.store = "redis://HOST:6379/0"'
 _DISK = 'or do without it: %config LLMMagic.store = "disk"'

@@ -40,8 +40,7 @@ class Keys:
     """
 
     def __init__(self, kernel: str, user: str, team: str = "", run: str = "") -> None:
-        tag = f"team:{_quoted(team)}" if team else f"user:{_quoted(user)}"
-        self._base = f"llm_magic:{{{tag}}}:"
+        self._base = slot(user, team)
         names: dict[Scope, str] = {"kernel": kernel, "user": user, "team": team, "run": run}
         self.names = {scope: name for scope, name in names.items() if name}
         self.scopes = list(self.names)
@@ -86,6 +85,16 @@ class Keys:
     def batch(self, id_: str) -> bytes:
         """The key by which a batch of free answers is known as noted."""
         return f"{self._base}noted:{id_}".encode()
+
+
+def whose(user: str, team: str = "") -> str:
+    """A person, or a team where there is one, as a part of keys."""
+    return f"team:{_quoted(team)}" if team else f"user:{_quoted(user)}"
+
+
+def slot(user: str, team: str = "") -> str:
+    """What the keys of a person or of a team begin with: the hash tag that keeps them together."""
+    return f"llm_magic:{{{whose(user, team)}}}:"
 
 
 def _quoted(name: str) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 from hashlib import sha256
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from llm_magic.meeting import Met, Visit
+from llm_magic.stores.redis.keys import slot, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +33,7 @@ class RedisPace:
 
     def __init__(self, server: Server, *, user: str, team: str = "") -> None:
         self._server = server
-        whose = f"team:{quote(team, safe='')}" if team else f"user:{quote(user, safe='')}"
-        self._base = f"llm_magic:{{{whose}}}:pace:"
+        self._base = f"{slot(user, team)}pace:"
 
     def meet(self, visit: Visit) -> Met:
         """Says one thing and hears the others, in one step.
@@ -59,7 +57,7 @@ class RedisPace:
 
     @cached_property
     def _script(self) -> Callable[[Any, Any], Any]:
-        return self._server.script(files(__package__).joinpath("pace.lua").read_text("utf-8"))
+        return self._server.script(text("pace"))
 
 
 def _text(value: Any) -> str:

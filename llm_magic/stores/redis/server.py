@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from llm_magic.secret import Secret
 from llm_magic.stores.redis import faults
 from llm_magic.stores.redis.faults import Fault
 from llm_magic.stores.redis.line import Lines
@@ -38,15 +39,6 @@ _NO_EVICTION = ("", "noeviction")
 T = TypeVar("T")
 
 
-class Hidden(str):
-    """A password, whose repr does not show it, as in a traceback that prints local variables."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "[password]"
-
-
 class Server:
     """A server, to which nothing connects before it is needed. Threads and forks may share it.
 
@@ -63,7 +55,7 @@ class Server:
     def __init__(self, url: str, password: str = "", patience: float = 0.3) -> None:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query))
-        self._password = Hidden(
+        self._password = Secret(
             password or unquote(parts.password or "") or query.pop("password", "")
         )
         self._user = unquote(parts.username or "") or query.pop("username", "")
@@ -336,7 +328,7 @@ def _look_up(host: str, port: int, looked: threading.Event) -> None:
 
 # Servers that failed, and when they are tried again: a kernel's cache and ledger have a connection
 # each, and are not to wait one after the other.
-_down: dict[tuple[str, str, Hidden], tuple[Fault, float]] = {}
+_down: dict[tuple[str, str, Secret], tuple[Fault, float]] = {}
 
 _all: weakref.WeakSet[Server] = weakref.WeakSet()
 
