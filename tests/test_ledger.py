@@ -24,12 +24,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from llm_magic import owner as owners
 from llm_magic.errors import StoreError
-from llm_magic.ledger import Amount, Claim, Full, Limit, Line, Saved, Used
+from llm_magic.ledger import Amount, Claim, Full, Ledger, Limit, Line, Saved, Used
 from llm_magic.owner import Owner
 from llm_magic.stores import ledger as ledgers
 from llm_magic.stores import ledger_file
 from llm_magic.stores.ledger import SqliteLedger
 from llm_magic.stores.ledger_pending import HITS_IN_MEMORY
+from llm_magic.stores.ledger_sums import seconds
 
 SECOND = 10**9
 HOUR = 3600 * SECOND
@@ -871,7 +872,77 @@ def at_most(amount: Amount, held: Amount) -> Amount:
     return Amount(*(min(getattr(amount, name), getattr(held, name)) for name in names))
 
 
-class Ledgers(RuleBasedStateMachine):
+class Rules(RuleBasedStateMachine):
+    """What two kernels do that share a ledger, wherever it is kept, and a model beside it."""
+
+    model: "Model"
+    owners: dict[str, int]
+    ledgers: dict[str, Ledger]
+
+    def mine(self, kernel: str, id_: str) -> str:
+        """The id that a kernel gives a call."""
+        return id_
+
+    def compare(self, verdict, claim, limits, kernel):
+        worst = claim.worst
+        expected = self.model.hold(claim, limits, kernel, self.owners[kernel])
+        if isinstance(expected, str):
+            assert verdict == expected
+            return
+        assert isinstance(verdict, Full)
+        at = [moment for _, _, moment in expected]
+        last = None if None in at else max(at)
+        assert (verdict.limit, verdict.used, last) in expected
+        assert verdict.asked == worst.of(verdict.limit.metric)
+        assert verdict.retry_at == (None if last is None else seconds(last))
+
+    @rule(kernel=KERNELS, uses=st.lists(st.tuples(IDS, st.none() | AMOUNTS), max_size=6))
+    def settle_many(self, kernel, uses):
+        known = [
+            (id_, amount and at_most(amount, self.model.calls[id_].amount))
+            for id_, amount in ((self.mine(kernel, id_), amount) for id_, amount in uses)
+            if id_ in self.model.calls
+        ]
+        self.ledgers[kernel].settle_many(
+            [(id_, None if amount is None else Used(amount)) for id_, amount in known]
+        )
+        for id_, amount in known:
+            self.model.book(id_, "void" if amount is None else "done", amount or Amount())
+
+    @rule(
+        kernel=KERNELS,
+        metric=st.sampled_from(["requests", "tokens"]),
+        cap=st.sampled_from([None, 5, 200]),
+        window=st.sampled_from([None, 3.0]),
+    )
+    def limit_shared(self, kernel, metric, cap, window):
+        self.ledgers[kernel].limit_shared("user", metric, cap, window)
+        self.model.person.pop((metric, window), None)
+        if cap is not None:
+            self.model.person[metric, window] = cap
+
+    @rule(kernel=KERNELS, key=st.sampled_from(["x", "y"]))
+    def flying(self, kernel, key):
+        open_ = [c.key for c in self.model.calls.values() if c.state in ("held", "sent")]
+        assert self.ledgers[kernel].flying(key) == (key in open_)
+
+    @rule(kernel=KERNELS, more=st.lists(st.sampled_from(SOME), unique=True))
+    def standing(self, kernel, more):
+        self.ledgers[kernel].usage("model")
+        expected = {
+            limit: self.model.used(limit, kernel, self.model.now())
+            for limit in self.model.limits([*FIXED, *more])
+        }
+        assert dict(self.ledgers[kernel].standing([*FIXED, *more])) == expected
+
+    @invariant()
+    def no_limit_is_passed(self):
+        for kernel in ("k1", "k2"):
+            for limit in FIXED:
+                assert self.model.used(limit, kernel, self.model.now()) <= limit.cap
+
+
+class Ledgers(Rules):
     """Two kernels on one file do as the model says."""
 
     def __init__(self) -> None:
@@ -924,19 +995,6 @@ class Ledgers(RuleBasedStateMachine):
         for verdict, claim in zip(verdicts, claims, strict=True):
             self.compare(verdict, claim, limits, kernel)
 
-    def compare(self, verdict, claim, limits, kernel):
-        worst = claim.worst
-        expected = self.model.hold(claim, limits, kernel, self.owners[kernel])
-        if isinstance(expected, str):
-            assert verdict == expected
-            return
-        assert isinstance(verdict, Full)
-        at = [moment for _, _, moment in expected]
-        last = None if None in at else max(at)
-        assert (verdict.limit, verdict.used, last) in expected
-        assert verdict.asked == worst.of(verdict.limit.metric)
-        assert verdict.retry_at == (None if last is None else ledgers.sums.seconds(last))
-
     @rule(kernel=KERNELS, id_=IDS)
     def sent(self, kernel, id_):
         call = self.model.calls.get(id_)
@@ -961,19 +1019,6 @@ class Ledgers(RuleBasedStateMachine):
         self.ledgers[kernel].settle(id_, Used(amount))
         self.model.book(id_, "done", amount)
 
-    @rule(kernel=KERNELS, uses=st.lists(st.tuples(IDS, st.none() | AMOUNTS), max_size=6))
-    def settle_many(self, kernel, uses):
-        known = [
-            (id_, amount and at_most(amount, self.model.calls[id_].amount))
-            for id_, amount in uses
-            if id_ in self.model.calls
-        ]
-        self.ledgers[kernel].settle_many(
-            [(id_, None if amount is None else Used(amount)) for id_, amount in known]
-        )
-        for id_, amount in known:
-            self.model.book(id_, "void" if amount is None else "done", amount or Amount())
-
     @rule(kernel=KERNELS, id_=IDS)
     def void(self, kernel, id_):
         self.ledgers[kernel].void(id_)
@@ -995,18 +1040,6 @@ class Ledgers(RuleBasedStateMachine):
         self.ledgers[kernel].forgive(scope)
         self.model.forgive(kernel if scope == "kernel" else "ada")
 
-    @rule(
-        kernel=KERNELS,
-        metric=st.sampled_from(["requests", "tokens"]),
-        cap=st.sampled_from([None, 5, 200]),
-        window=st.sampled_from([None, 3.0]),
-    )
-    def limit_shared(self, kernel, metric, cap, window):
-        self.ledgers[kernel].limit_shared("user", metric, cap, window)
-        self.model.person.pop((metric, window), None)
-        if cap is not None:
-            self.model.person[metric, window] = cap
-
     @rule(kernel=KERNELS, new=st.booleans())
     def process_dies(self, kernel, new):
         self.dead.add(str(process(self.owners[kernel])))
@@ -1016,26 +1049,6 @@ class Ledgers(RuleBasedStateMachine):
     @rule(kernel=KERNELS)
     def close(self, kernel):
         self.ledgers[kernel].close()
-
-    @rule(kernel=KERNELS, key=st.sampled_from(["x", "y"]))
-    def flying(self, kernel, key):
-        open_ = [c.key for c in self.model.calls.values() if c.state in ("held", "sent")]
-        assert self.ledgers[kernel].flying(key) == (key in open_)
-
-    @rule(kernel=KERNELS, more=st.lists(st.sampled_from(SOME), unique=True))
-    def standing(self, kernel, more):
-        self.ledgers[kernel].usage("model")
-        expected = {
-            limit: self.model.used(limit, kernel, self.model.now())
-            for limit in self.model.limits([*FIXED, *more])
-        }
-        assert dict(self.ledgers[kernel].standing([*FIXED, *more])) == expected
-
-    @invariant()
-    def no_limit_is_passed(self):
-        for kernel in ("k1", "k2"):
-            for limit in FIXED:
-                assert self.model.used(limit, kernel, self.model.now()) <= limit.cap
 
     @invariant()
     def sums_are_true(self):

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     invariant,
     rule,
     run_state_machine_as_test,
@@ -17,7 +16,7 @@ from hypothesis.stateful import (
 
 from llm_magic import owner as owners
 from llm_magic.errors import StoreError
-from llm_magic.ledger import Amount, Claim, Full, Limit, Line, Used
+from llm_magic.ledger import Amount, Claim, Full, Limit, Line
 from llm_magic.stores.redis import ledger as ledgers
 from llm_magic.stores.redis.keys import Keys
 from llm_magic.stores.redis.ledger import LEASE, RedisLedger
@@ -26,7 +25,6 @@ from tests import redis_counts
 from tests.redis_servers import RedisServer
 from tests.test_every_ledger import ONE, Clock, counted, process, used
 from tests.test_ledger import (
-    AMOUNTS,
     BATCHES,
     FIXED,
     HOUR,
@@ -35,7 +33,7 @@ from tests.test_ledger import (
     SECOND,
     SOME,
     Model,
-    at_most,
+    Rules,
 )
 
 TIMES = int(os.environ.get("STRESS", "1"))
@@ -53,7 +51,7 @@ class RedisModel(Model):
         return self.latest
 
 
-class Ledgers(RuleBasedStateMachine):
+class Ledgers(Rules):
     """Two kernels on one server do as the model says."""
 
     server: RedisServer
@@ -115,19 +113,6 @@ class Ledgers(RuleBasedStateMachine):
         for verdict, claim in zip(verdicts, claims, strict=True):
             self.compare(verdict, claim, limits, kernel)
 
-    def compare(self, verdict, claim, limits, kernel):
-        worst = claim.worst
-        expected = self.model.hold(claim, limits, kernel, self.owners[kernel])
-        if isinstance(expected, str):
-            assert verdict == expected
-            return
-        assert isinstance(verdict, Full)
-        at = [moment for _, _, moment in expected]
-        last = None if None in at else max(at)
-        assert (verdict.limit, verdict.used, last) in expected
-        assert verdict.asked == worst.of(verdict.limit.metric)
-        assert verdict.retry_at == (None if last is None else ledgers.seconds(last))
-
     @rule(kernel=KERNELS, id_=IDS)
     def sent(self, kernel, id_):
         id_ = self.mine(kernel, id_)
@@ -141,19 +126,6 @@ class Ledgers(RuleBasedStateMachine):
         if call.state == "held":
             call.state = "sent"
         self.ledgers[kernel].sent(id_)
-
-    @rule(kernel=KERNELS, uses=st.lists(st.tuples(IDS, st.none() | AMOUNTS), max_size=6))
-    def settle_many(self, kernel, uses):
-        known = [
-            (id_, amount and at_most(amount, self.model.calls[id_].amount))
-            for id_, amount in ((self.mine(kernel, id_), amount) for id_, amount in uses)
-            if id_ in self.model.calls
-        ]
-        self.ledgers[kernel].settle_many(
-            [(id_, None if amount is None else Used(amount)) for id_, amount in known]
-        )
-        for id_, amount in known:
-            self.model.book(id_, "void" if amount is None else "done", amount or Amount())
 
     @rule(micros=st.sampled_from([1, 250_000, 999_999, 1_000_000, 5_000_000, 3600_000_000]))
     def time_passes(self, micros):
@@ -173,18 +145,6 @@ class Ledgers(RuleBasedStateMachine):
         self.model.clock = self.model.pardons[kernel if scope == "kernel" else "ada"] + 1000
         self.look()
 
-    @rule(
-        kernel=KERNELS,
-        metric=st.sampled_from(["requests", "tokens"]),
-        cap=st.sampled_from([None, 5, 200]),
-        window=st.sampled_from([None, 3.0]),
-    )
-    def limit_shared(self, kernel, metric, cap, window):
-        self.ledgers[kernel].limit_shared("user", metric, cap, window)
-        self.model.person.pop((metric, window), None)
-        if cap is not None:
-            self.model.person[metric, window] = cap
-
     @rule(kernel=KERNELS)
     def process_dies(self, kernel):
         self.dead.add(str(process(self.owners[kernel])))
@@ -194,29 +154,9 @@ class Ledgers(RuleBasedStateMachine):
         # these alone: then it is not in their order.
         self.ledgers[kernel].usage("model")
 
-    @rule(kernel=KERNELS, key=st.sampled_from(["x", "y"]))
-    def flying(self, kernel, key):
-        open_ = [c.key for c in self.model.calls.values() if c.state in ("held", "sent")]
-        assert self.ledgers[kernel].flying(key) == (key in open_)
-
-    @rule(kernel=KERNELS, more=st.lists(st.sampled_from(SOME), unique=True))
-    def standing(self, kernel, more):
-        self.ledgers[kernel].usage("model")
-        expected = {
-            limit: self.model.used(limit, kernel, self.model.now())
-            for limit in self.model.limits([*FIXED, *more])
-        }
-        assert dict(self.ledgers[kernel].standing([*FIXED, *more])) == expected
-
     @rule()
     def scripts_are_flushed(self):
         self.client.script_flush()
-
-    @invariant()
-    def no_limit_is_passed(self):
-        for kernel in ("k1", "k2"):
-            for limit in FIXED:
-                assert self.model.used(limit, kernel, self.model.now()) <= limit.cap
 
     @invariant()
     def what_is_stored_is_in_order(self):
