@@ -34,8 +34,8 @@ from llm_magic.views.rows import (
     standing_html,
 )
 from tests.conftest import KEY, Terminal, interrupted_when, plain
-from tests.hostile import payloads
 from tests.load import LoadServer
+from tests.payloads import payloads
 from tests.rows_driver import PLAN, standing, summary
 from tests.test_live import Page, Wire
 

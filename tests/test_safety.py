@@ -36,7 +36,7 @@ from llm_magic.views.rows import (
 )
 from llm_magic.views.tables import Table
 from tests.conftest import Kernel, Terminal
-from tests.hostile import DEEP, documents, payloads
+from tests.payloads import DEEP, documents, payloads
 
 PAYLOADS = payloads(9)
 EACH = pytest.mark.parametrize("text", PAYLOADS.values(), ids=PAYLOADS)

@@ -219,7 +219,6 @@ def test_what_cannot_be_hashed_is_a_type_as_well() -> None:
         3,
         "Inner",
     ],
-    ids=str,
 )
 def test_what_cannot_be_read_is_refused_in_two_lines(type_: Any) -> None:
     with pytest.raises(PromptError, match="nothing was sent") as caught:

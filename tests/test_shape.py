@@ -317,7 +317,7 @@ def test_what_no_column_type_fits_is_an_object(type_: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "marker", [BeforeValidator(int), AfterValidator(int), WrapValidator(lambda v, h: h(v))], ids=str
+    "marker", [BeforeValidator(int), AfterValidator(int), WrapValidator(lambda v, h: h(v))]
 )
 def test_a_validator_leaves_the_kind_as_it_was(marker: Any) -> None:
     assert shape(Annotated[int, marker]) == "Int64"

@@ -95,9 +95,7 @@ def test_the_result_is_of_the_kind_of_the_rows_and_in_their_order(name: str) -> 
     assert column(result, "_cached") == [False] * 3
 
 
-@pytest.mark.parametrize(
-    "rows", [iter(TEXTS), (Data(each) for each in TEXTS), map(str, TEXTS)], ids=str
-)
+@pytest.mark.parametrize("rows", [iter(TEXTS), (Data(each) for each in TEXTS), map(str, TEXTS)])
 def test_an_iterator_gives_a_frame_of_the_answers_in_its_order(rows: Any) -> None:
     result = numbers(rows)
     assert list(result.columns) == ["n", *OWN]
@@ -195,7 +193,7 @@ def test_types_are_the_same_where_no_row_has_an_answer(library: str) -> None:
     assert all("does not fit Review" in error for error in column(result, "_error"))
 
 
-@pytest.mark.parametrize("empty", [pd.DataFrame(), pl.DataFrame(), pa.table({}), iter(())], ids=str)
+@pytest.mark.parametrize("empty", [pd.DataFrame(), pl.DataFrame(), pa.table({}), iter(())])
 def test_a_frame_without_columns_and_rows_gets_the_columns_of_the_answers(empty: Any) -> None:
     result = map_rows(empty, "Say something.", schema=Number, quiet=True)
     names = result.column_names if isinstance(result, pa.Table) else list(result.columns)

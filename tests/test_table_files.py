@@ -152,7 +152,7 @@ def test_the_whole_row_of_a_picture_has_the_picture(tmp_path: Path, server: Scri
 
 
 @pytest.mark.parametrize(
-    "make", [pd.DataFrame, pl.DataFrame, pa.table, lambda columns: columns["photo"]], ids=str
+    "make", [pd.DataFrame, pl.DataFrame, pa.table, lambda columns: columns["photo"]]
 )
 def test_the_bytes_of_a_picture_in_a_cell_are_attached(make: Any, server: ScriptedServer) -> None:
     frame = make({"photo": [picture(), b"words"]})

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from llm_magic.testing import Reply, ScriptedServer
 from tests.browser.page import Desk, Notebook
-from tests.hostile import payloads
+from tests.payloads import payloads
 
 pytestmark = pytest.mark.browser
 
