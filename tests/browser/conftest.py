@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from playwright.sync_api import BrowserContext, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Route, expect, sync_playwright
 
 from llm_magic.testing import ScriptedServer
 from tests.browser.page import Desk
@@ -47,9 +48,9 @@ def server(shared_server: ScriptedServer) -> ScriptedServer:
     return shared_server
 
 
-@pytest.fixture(scope="package")
-def browser() -> Iterator[BrowserContext]:
-    """A browser that cannot leave the machine."""
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A Chromium that cannot leave the machine."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         give_up("no Chromium is installed: apt-get install chromium")
@@ -58,11 +59,18 @@ def browser() -> Iterator[BrowserContext]:
         arguments.append("--no-sandbox")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[BrowserContext]:
+    """What all tests look through."""
+    with launched() as chromium:
         context = chromium.new_context(viewport=WINDOW, service_workers="block")
         context.set_default_timeout(30_000)
         expect.set_options(timeout=10_000)
         yield context
-        chromium.close()
 
 
 @pytest.fixture(scope="package", params=["lab", "notebook"])
