@@ -132,6 +132,14 @@ _LARGE_REVIEWS = {
     "The crumbs are a feature": ("product", "negative", 2),
     "before the first tea": ("product", "negative", 1),
 }
+_LINES = {
+    "our kettle": "Tea before you have found a cup.",
+    "our toaster": "Both sides. Every time.",
+    "our blender": "Soup, smoothie, silence: pick two.",
+    "our milk frother": "Clouds, on demand.",
+    "our waffle iron": "Sunday, any day of the week.",
+    "our coffee grinder": "Loud once, good all morning.",
+}
 _LETTERS = {
     "order 1004 again": """\
 {"order": 1004, "items": [
@@ -182,8 +190,9 @@ def use_demo_model() -> None:
 
 
 def _answers() -> dict[str, str | Reply]:
-    letters = {words: Reply(answer, delay=SECONDS_A_ROW) for words, answer in _LETTERS.items()}
-    return {**{words: _paced(answer) for words, answer in _ANSWERS.items()}, **letters}
+    short = (_LETTERS | _LINES).items()
+    rows = {words: Reply(answer, delay=SECONDS_A_ROW) for words, answer in short}
+    return {**{words: _paced(answer) for words, answer in _ANSWERS.items()}, **rows}
 
 
 def _rows(reviews: Mapping[str, tuple[str, str, int]]) -> dict[str, str | Reply]:
