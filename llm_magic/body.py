@@ -63,10 +63,11 @@ def whole_events(body: bytes) -> Iterator[Event]:
 
 
 async def _first(pieces: AsyncGenerator[bytes]) -> bytes:
-    """What the body begins with, behind blanks."""
+    """What the body begins with, behind a byte order mark, however that is cut, and blanks."""
     start = b""
     async for data in pieces:
-        if start := start + data.removeprefix(_MARK).lstrip():
+        start = (start + data).removeprefix(_MARK).lstrip()
+        if start and not _MARK.startswith(start):
             break
     return start
 

@@ -193,7 +193,7 @@ class MessageReader:
             BadStream: When the body is an error or no chat completion.
         """
         if isinstance(body, dict) and "choices" not in body and not _inner_error(body):
-            raise BadStream(f"JSON that is no chat completion: {_excerpt(json.dumps(body))}")
+            raise BadStream(f"JSON that is no chat completion: {_shown(body)}")
         yield from self._read(body, "message")
         yield from self.close()
 
@@ -203,7 +203,7 @@ class MessageReader:
 
     def _read(self, chunk: Any, part: str) -> Iterator[Event]:
         if not isinstance(chunk, dict):
-            raise BadStream(f"JSON that is no chat completion: {_excerpt(json.dumps(chunk))}")
+            raise BadStream(f"JSON that is no chat completion: {_shown(chunk)}")
         if chunk.get("error") or chunk.get("object") == "error":
             raise BadStream("the server reported an error in the stream", _inner_error(chunk))
         model = chunk.get("model")
@@ -211,10 +211,9 @@ class MessageReader:
             self._model = model
             yield Model(model)
         nothing = True
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
+        for choice in _known(chunk, "choices", list) or ():
             if not isinstance(choice, dict):
-                raise BadStream(f"a choice that is no object: {_excerpt(json.dumps(choice))}")
+                raise BadStream(f"a choice that is no object: {_shown(choice)}")
             # With n > 1 several answers come interleaved: the first one to speak is heard.
             # (Not simply index 0, because some servers count from 1 and some not at all.)
             index = choice.get("index")
@@ -233,14 +232,12 @@ class MessageReader:
             yield _ALIVE
 
     def _choice(self, choice: dict[str, Any], part: str) -> Iterator[Event]:
-        delta = choice.get(part)
-        if not isinstance(delta, dict):
-            delta = {}
+        delta = _known(choice, part, dict) or {}
         for name in ("reasoning_content", "reasoning"):
             if isinstance(words := delta.get(name), str) and words:
                 yield Piece("reasoning", words)
                 break
-        if content := _text_of(delta.get("content")):
+        if content := _text_of(delta):
             yield from self._think.feed(content)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
             yield Piece("refusal", refusal)
@@ -323,12 +320,25 @@ def _count(counts: Any, name: str) -> int:
     return int(value) if isinstance(value, int | float) and 0 <= value < 1e15 else 0
 
 
-def _text_of(content: Any) -> str:
+def _text_of(delta: dict[str, Any]) -> str:
     """Content as text: a string, or a list of parts as some gateways send."""
+    content = _known(delta, "content", (str, list))
     if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
-        return "".join(text for text in texts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
+        parts = (_known(part, "text", str) for part in content if isinstance(part, dict))
+        return "".join(part for part in parts if part)
+    return content or ""
+
+
+def _known(holder: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
+    """A field of a kind, or None.
+
+    Raises:
+        BadStream: It is something else. An answer that lacks these words would pass for whole.
+    """
+    value = holder.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise BadStream(f"a {name!r} that no answer has: {_shown(value)}")
+    return value
 
 
 def _inner_error(chunk: Any) -> Any:
@@ -349,6 +359,14 @@ def read_json(data: bytes) -> Any:
         raise BadStream(f"bytes that are not UTF-8: {_excerpt(data)}") from error
     except (ValueError, RecursionError) as error:
         raise BadStream(f"a line that is not JSON: {_excerpt(data)}") from error
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _excerpt(json.dumps(value))
+    except RecursionError:
+        # Writing takes a little deeper a stack than reading did.
+        return "[[[…"
 
 
 def _excerpt(data: bytes | str, limit: int = 80) -> str:

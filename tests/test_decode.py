@@ -1,15 +1,17 @@
 """From bytes to events: however they are cut, whatever they are."""
 
+import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from llm_magic.body import body_events
 from llm_magic.decode import (
     Alive,
     BadStream,
@@ -145,6 +147,20 @@ def test_done_is_told_and_what_follows_still_read() -> None:
     assert decoded([b"data: [DONE]\n\ndata:  [DONE] \n\n"]) == [Done(), Done()]
 
 
+@pytest.mark.parametrize("cut", range(5))
+def test_a_byte_order_mark_is_passed_over_wherever_it_is_cut(cut: int) -> None:
+    body = b"\xef\xbb\xbf" + sse(chunk({"content": "Hi"}, "stop"))
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield body[:cut]
+        yield body[cut:]
+
+    async def read() -> list[Event]:
+        return [event async for event in body_events(pieces())]
+
+    assert asyncio.run(read()) == [Piece("text", "Hi"), Finish("stop")]
+
+
 def test_an_empty_stream_has_no_events() -> None:
     assert decoded([]) == decoded([b""]) == decoded([b"\n\r\n\r\r\n"]) == []
 
@@ -249,6 +265,23 @@ def test_content_as_a_list_of_parts() -> None:
     parts: list[Any] = [{"type": "text", "text": "Hel"}, {"text": "lo"}, {"text": None}, {}, "?"]
 
     assert words(decoded([sse(chunk({"content": parts}))])) == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (chunk({"content": 5}), "a 'content' that no answer has: '5'"),
+        (chunk({"content": {"text": "Hi"}}), "a 'content' that no answer has"),
+        (chunk({"content": [{"text": "H"}, {"text": 1}]}), "a 'text' that no answer has: '1'"),
+        ('{"choices": [{"delta": "Hi"}]}', "a 'delta' that no answer has"),
+        ('{"choices": {"delta": {"content": "Hi"}}}', "a 'choices' that no answer has"),
+    ],
+    ids=["number", "object", "part", "delta", "choices"],
+)
+def test_words_in_a_form_that_is_not_known_are_not_left_out(data: str, message: str) -> None:
+    """The answer would pass for whole without them, and be kept."""
+    with pytest.raises(BadStream, match=message):
+        decoded([sse(data)])
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
