@@ -1,0 +1,75 @@
+"""What an answer says by the standard alone: a slow reader to compare with, that shares no code."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+
+class Said(NamedTuple):
+    """What a body says.
+
+    Attributes:
+        text: The answer.
+        finish: The last reason for its end; empty where there is none.
+    """
+
+    text: str
+    finish: str
+
+
+def of_stream(body: bytes) -> Said:
+    """What a stream of events says, as far as it can be read.
+
+    Raises:
+        ValueError: It cannot, before it has said that the answer is complete.
+    """
+    said, chunks, data = Said("", ""), [], []
+    for line in [*re.split(b"\r\n|\n|\r", body.removeprefix(b"\xef\xbb\xbf")), b""]:
+        try:
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif line == b"data":
+                data.append(b"")
+            elif not line and data:
+                whole, data = b"\n".join(data), []
+                if whole.strip() == b"[DONE]":
+                    break
+                chunks.append(json.loads(whole.decode()))
+                said = of_chunks(chunks, "delta")
+        except (ValueError, RecursionError):
+            if not said.finish:
+                raise
+            # Behind the end of an answer anything may come.
+            break
+    return said
+
+
+def of_chunks(chunks: list[Any], part: str) -> Said:
+    """What parsed chunks say: the words of whichever choice speaks first."""
+    words, finish = "", ""
+    first: list[Any] = []
+    for chunk in chunks:
+        for choice in chunk.get("choices") or []:
+            first = first or [choice.get("index")]
+            if choice.get("index") != first[0]:
+                continue
+            content = (choice.get(part) or {}).get("content")
+            if isinstance(content, list):
+                content = "".join(each.get("text") or "" for each in content)
+            words += content or ""
+            finish = str(choice.get("finish_reason") or finish)
+            break
+    return Said(without_thinking(words), finish)
+
+
+def without_thinking(text: str) -> str:
+    """An answer without the reasoning before it."""
+    inside = False
+    while text.lstrip().startswith("<think>"):
+        _, closed, text = text.partition("</think>")
+        inside = True
+        if not closed:
+            return ""
+    return text.lstrip() if inside else text
