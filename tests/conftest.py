@@ -46,6 +46,27 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
+def forget_settings() -> None:
+    """The developer's own keys, servers and limits, and what a test has set with ``%env``."""
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "LLM_MAGIC_", "JPY_")):
+            del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Several at once (``-n 2``): a file stays in one process, and so does the browser.
+
+    So a kernel or a server that tests of a file share is started once, and no two Chromium draw at
+    the same time.
+    """
+    for item in items:
+        path = item.path
+        group = "browser" if path.parent.name == "browser" else path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    # Those of the tests themselves, such as where pictures go, have been read by now.
+    forget_settings()
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     """Ctrl-C, but not in the middle of coverage's own lock, which nobody would then release."""
     if frame is not None and frame.f_code.co_name in {"lock_data", "unlock_data"}:
@@ -55,20 +76,21 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The developer's own keys, servers, caches and .env files stay out; retries are quick.
 
     Answers are not kept, so that a test may ask the same twice; ``keeping`` lets them be.
     """
-    for name in list(os.environ):
-        if name.startswith(("OPENAI_", "LLM_MAGIC_", "JPY_")):
-            monkeypatch.delenv(name)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("LLM_MAGIC_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("LLM_MAGIC_LEDGER_DIR", str(tmp_path / "ledger"))
     monkeypatch.setenv("LLM_MAGIC_CACHE_SIZE", "0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.02)
+    yield
+    # The kernel that the next file shares is started before its first test.
+    monkeypatch.undo()
+    forget_settings()
 
 
 @pytest.fixture
