@@ -276,7 +276,7 @@ class RedisCache:
         return {name: (end - self._life) / 1000 - ahead for name, end in pairs if end >= 0}
 
     def _ahead(self) -> float:
-        """Seconds by which the server's clock is ahead of this one's, to half the time of asking."""
+        """Seconds by which the server's clock is ahead of this one's, to half the round trip."""
         before = time.time()
         seconds, micros = self._server.do(lambda client: primaries(client)[0].time())
         return float(seconds + micros / 1e6 - (before + time.time()) / 2)
