@@ -8,11 +8,10 @@ import pytest
 
 from llm_magic.testing import ScriptedServer
 from tests.conftest import Terminal
+from tests.readme import blocks
 from tests.redis_servers import RedisServer
-from tests.test_docs import README
 
-PAGE = README.partition("\n### For the administrator of a hub\n")[2].partition("\n## ")[0]
-CONF, SPAWNER = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+CONF, SPAWNER = (block.text for block in blocks("For the administrator of a hub"))
 COMMANDS = ["%llm_quota", "%llm_usage", "%llm_cache", "%llm_cache list", "%llm_cache prune"]
 
 

@@ -1,6 +1,7 @@
 """The picture of a cell in the README: ``python -m tests.browser.picture`` takes it anew.
 
-It is JupyterLab's own page in a headless Chromium, and the demo model answers.
+It is JupyterLab's own page in a headless Chromium; the cells are the README's, and the demo model
+answers.
 """
 
 from __future__ import annotations
@@ -13,33 +14,18 @@ from playwright.sync_api import Browser, expect
 from tests.browser.conftest import launched
 from tests.browser.page import Desk
 from tests.browser.site import ROOT, TOKEN, Site
+from tests.readme import blocks
 
 PICTURE = ROOT / "notebooks" / "cell.png"
 WINDOW = {"width": 880, "height": 1400}
 # The tests' own server and key would have the demo model stand aside.
-SET_UP = """\
+WITHOUT_KEY = """\
 import os
 
-del os.environ["OPENAI_API_KEY"], os.environ["OPENAI_BASE_URL"]
-%load_ext llm_magic
-from llm_magic.demo import use_demo_model
-
-use_demo_model()"""
-FRAME = """\
-import pandas as pd
-
-orders = pd.DataFrame(
-    {
-        "region": ["North", "South", "East", "West"],
-        "orders": [380, 405, 391, 377],
-        "returned": [19, 61, 12, None],
-    }
-)"""
-CELL = """\
-%%llm --max-tokens 2000
-What is unusual in these orders? Answer with a short table and one line of pandas.
-
-{{ orders }}"""
+del os.environ["OPENAI_API_KEY"], os.environ["OPENAI_BASE_URL"]"""
+LOAD, *MORE = (block.text.rstrip() for block in blocks("Three cells"))
+CELLS = (f"{WITHOUT_KEY}\n{LOAD}", *MORE)
+ASKED = len(CELLS) - 1
 # A tree of files would take a third of the page.
 HIDE_SIDE_BAR = "window.jupyterapp.shell.collapseLeft()"
 
@@ -54,14 +40,14 @@ def take(browser: Browser, site: Site, path: Path) -> None:
     """
     with browser.new_context(viewport=WINDOW, device_scale_factor=2) as context:
         context.request.get(f"{site.url}/login?token={TOKEN}")
-        with Desk(context, site, "lab", path.parent).opened(SET_UP, FRAME, CELL) as notebook:
+        with Desk(context, site, "lab", path.parent).opened(*CELLS) as notebook:
             notebook.page.evaluate(HIDE_SIDE_BAR)
-            for cell in range(3):
+            for cell in range(len(CELLS)):
                 notebook.run(cell)
-            expect(notebook.outputs(2).get_by_role("table")).to_be_visible()
+            expect(notebook.outputs(ASKED).get_by_role("table")).to_be_visible()
             notebook.prompt(0).click()  # The active cell has a frame and a toolbar.
             notebook.page.mouse.move(0, 0)
-            notebook.cells.nth(2).screenshot(path=path)
+            notebook.cells.nth(ASKED).screenshot(path=path)
 
 
 def main() -> None:
