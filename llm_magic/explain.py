@@ -40,6 +40,7 @@ _MODEL = re.compile(
     re.IGNORECASE,
 )
 _KEY = re.compile(r"api[ _-]?key|no_db_connection|authentication", re.IGNORECASE)
+_DEEPEST = 30
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 
 
@@ -235,6 +236,15 @@ def scrub(value: Any, secret: str) -> Any:
         return {scrub(key, secret): scrub(item, secret) for key, item in value.items()}
     if isinstance(value, list):
         return [scrub(item, secret) for item in value]
+    return value
+
+
+def pruned(value: Any, levels: int = _DEEPEST) -> Any:
+    """The same value as deep as anybody reads it: what goes deeper would exhaust the stack."""
+    if isinstance(value, dict):
+        return {name: pruned(each, levels - 1) for name, each in value.items()} if levels else "…"
+    if isinstance(value, list):
+        return [pruned(each, levels - 1) for each in value] if levels else "…"
     return value
 
 

@@ -21,7 +21,7 @@ from llm_magic.errors import (
     ServerUnreachable,
     StreamBroken,
 )
-from llm_magic.explain import explain, scrub
+from llm_magic.explain import explain, pruned, scrub
 from llm_magic.ladder import Rung, formatted, is_openai, step_down
 from llm_magic.pace import paced
 from llm_magic.types import Request
@@ -285,7 +285,7 @@ class OpenAIWire:
             for name, value in headers.items()
             if re.match(r"retry-after|(x-)?ratelimit", name, re.IGNORECASE)
         }
-        body = scrub(body, self._key)
+        body = scrub(pruned(body), self._key)
         return explain(status, body, headers=told, model=model, host=self.host)
 
     def _unreachable(self, reason: str) -> ServerUnreachable:
@@ -313,7 +313,7 @@ class OpenAIWire:
         return StreamBroken(f"The connection to {self.host} was lost: {reason}.")
 
     def _unreadable(self, error: BadStream) -> LLMError:
-        body = scrub(error.body, self._key)
+        body = scrub(pruned(error.body), self._key)
         if body is None:
             return StreamBroken(f"{self.host} sent {scrub(str(error), self._key)}.")
         code = body.get("code") if isinstance(body, dict) else None

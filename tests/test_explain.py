@@ -3,6 +3,7 @@
 import copy
 import email.utils
 import inspect
+import json
 import pickle
 import time
 from typing import Any
@@ -23,7 +24,7 @@ from llm_magic.errors import (
     Refused,
     UnknownModel,
 )
-from llm_magic.explain import explain, message_of, retry_after, scrub
+from llm_magic.explain import explain, message_of, pruned, retry_after, scrub
 from llm_magic.types import Response, Usage
 
 
@@ -662,6 +663,18 @@ def test_scrub_leaves_no_key_anywhere(value: Any) -> None:
 
     assert KEY not in str(clean)
     assert clean["[key]"] == "[key]"
+
+
+@pytest.mark.parametrize("inner", ['{"error":', "["], ids=["objects", "lists"])
+def test_a_body_that_is_nested_deeper_than_the_stack_is_explained(inner: str) -> None:
+    """Some 900 levels can be read as JSON, and not all of them be gone through."""
+    body = json.loads(inner * 900 + '"x"' + {"[": "]"}.get(inner, "}") * 900)
+
+    found = explain(500, scrub(pruned(body), KEY))
+
+    assert type(found) is ProviderError
+    assert "…" in str(found)
+    assert pruned({"a": [1, {"b": None}]}) == {"a": [1, {"b": None}]}
 
 
 CLASSES = [
