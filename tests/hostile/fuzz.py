@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import llm_magic
 from llm_magic import session
@@ -49,6 +49,8 @@ def fuzz(examples: int) -> settings:
         # What is found is repeated by its printed line, not by a file in the working folder.
         database=None,
         print_blob=True,
+        # Explaining takes longer than finding.
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
         # A whole line over a real server: how long it takes is the machine's to say.
         deadline=None,
         suppress_health_check=[
