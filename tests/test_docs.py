@@ -109,6 +109,29 @@ def test_readme_lists_every_setting_and_no_other() -> None:
     assert sorted(names) == sorted(LLMMagic.class_traits(config=True))
 
 
+def test_errors_of_the_readme_are_those_that_there_are() -> None:
+    named = set(re.findall(r"`([A-Z]\w+)`", section("When something goes wrong")))
+    errors = {
+        name
+        for name, each in vars(llm_magic.errors).items()
+        if isinstance(each, type)
+        and each.__module__ == "llm_magic.errors"
+        and issubclass(each, BaseException)
+        and not issubclass(each, Warning)
+    }
+
+    assert named - {"KeyboardInterrupt"} == errors
+
+
+@pytest.mark.usefixtures("provider")
+def test_an_answer_has_what_the_readme_says() -> None:
+    answer = llm_magic.ask("Hello", max_tokens=10)
+    named = re.findall(r"`_\.(\w+)`", section("Three cells"))
+
+    assert named
+    assert [name for name in named if not hasattr(answer, name)] == []
+
+
 def make_knows(line: str) -> None:
     """The targets are there, and what they need; nothing is run."""
     subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
@@ -180,10 +203,7 @@ def newcomer(
     if demo._server:
         demo._server.stop()
         demo._server = None
-    names = bare_terminal.shell.user_ns
-    if "server" in names:
-        names["server"].stop()
-    redis = names.pop("redis", None)
+    redis = bare_terminal.shell.user_ns.pop("redis", None)
     if redis is not None and redis.is_running():
         redis.stop()
 
