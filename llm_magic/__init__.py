@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from llm_magic.api import aask, ask, cache, map_rows, quota, totals, usage
     from llm_magic.types import Request, Response, Usage
 
+    __version__: str
+
 __all__ = [
     "Request",
     "Response",
@@ -39,16 +41,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in __all__:
-        return importlib.import_module(f"llm_magic.{name}")
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # so that a name that there is not is an error
 
-        return version("llm-magic")
-    raise AttributeError(f"module 'llm_magic' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        if name in __all__:
+            return importlib.import_module(f"llm_magic.{name}")
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("llm-magic")
+        raise AttributeError(f"module 'llm_magic' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from llm_magic import calls, control
 from llm_magic.chats import Place
@@ -20,7 +21,25 @@ from llm_magic.views import Feed
 from llm_magic.views.tables import Table
 
 if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+    from typing_extensions import TypeForm, TypeVar, Unpack
+
     from llm_magic.mapped import Totals
+    from llm_magic.signatures import AskOptions, DataFrame, MapOptions, Series
+
+    # A checker that knows no TypeForm takes Any for what is no class, such as a union.
+    T = TypeVar("T", default=Any)
+    FrameT = TypeVar("FrameT", bound=DataFrame)
+
+
+@overload
+def ask(prompt: str, **options: Unpack[AskOptions]) -> Response[str]: ...
+@overload
+def ask(prompt: str, *, schema: type[T], **options: Unpack[AskOptions]) -> Response[T]: ...
+@overload
+def ask(prompt: str, *, schema: TypeForm[T], **options: Unpack[AskOptions]) -> Response[T]: ...
 
 
 def ask(
@@ -40,7 +59,7 @@ def ask(
     no_cache: bool = False,
     max_cost: float | Decimal | None = None,
     repairs: int = 1,
-) -> Response:
+) -> Response[Any]:
     """Asks a model and waits for the whole answer. Shows nothing; works in a running event loop.
 
     Args:
@@ -91,7 +110,15 @@ def ask(
         return calls.ask(session, request, wish=wish, place=place)
 
 
-async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Response:
+@overload
+async def aask(prompt: str, **options: Unpack[AskOptions]) -> Response[str]: ...
+@overload
+async def aask(prompt: str, *, schema: type[T], **options: Unpack[AskOptions]) -> Response[T]: ...
+@overload
+async def aask(
+    prompt: str, *, schema: TypeForm[T], **options: Unpack[AskOptions]
+) -> Response[T]: ...
+async def aask(prompt: str, *, images: Sequence[Any] = (), **options: Any) -> Response[Any]:
     """The same as :func:`ask`, awaitable; cancelling the task stops the call.
 
     Args:
@@ -134,6 +161,23 @@ def _prepared(
     return session, request, Wish(fresh, no_cache, most, repairs), place
 
 
+# Files come into a frame of the notebook's library, as do the answers about an iterator.
+@overload
+def map_rows(
+    frame: str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterator[Any],
+    prompt: str,
+    **options: Unpack[MapOptions],
+) -> Any: ...
+@overload
+def map_rows(frame: Series[FrameT], prompt: str, **options: Unpack[MapOptions]) -> FrameT: ...
+@overload
+def map_rows(frame: FrameT, prompt: str, **options: Unpack[MapOptions]) -> FrameT: ...
+@overload
+def map_rows(
+    frame: Sequence[Any] | AbstractSet[Any] | ValuesView[Any],
+    prompt: str,
+    **options: Unpack[MapOptions],
+) -> list[dict[str, Any]]: ...
 def map_rows(
     frame: Any,
     prompt: str,
@@ -247,7 +291,7 @@ def totals(results: Any) -> Totals:
     return totals_of(results)
 
 
-def usage(by: control.By = "model") -> Any:
+def usage(by: control.By = "model") -> pd.DataFrame:
     """What was spent and saved, as a pandas frame: tokens, requests, USD.
 
     Args:
@@ -257,7 +301,8 @@ def usage(by: control.By = "model") -> Any:
         StoreError: The ledger cannot be read.
         ImportError: pandas is not installed.
     """
-    return control.usage_frame(_desk(), by)
+    frame: pd.DataFrame = control.usage_frame(_desk(), by)
+    return frame
 
 
 def quota(

@@ -6,12 +6,13 @@ import asyncio
 import contextvars
 import threading
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from llm_magic.errors import Interrupted
-from llm_magic.types import Response
+from llm_magic.types import Response, Usage
 from llm_magic.views import uninterrupted, wait
 
 _ENDING_SECONDS = 2.0
@@ -24,6 +25,23 @@ class Pending:
         label: Names the model.
         stop: Ends the call.
     """
+
+    # Those of Response, for type checkers and completion; __getattr__ waits for them.
+    text: str
+    usage: Usage
+    model: str
+    finish_reason: str
+    reasoning: str
+    value: Any
+    cost: Decimal | None
+    cached: bool
+    request: Mapping[str, Any]
+    attempts: int
+    seconds: float
+    saved: Decimal | None
+    age: float | None
+    frame: Callable[[], Any]
+    status: Callable[[], str]
 
     def __init__(self, label: str, stop: Callable[[], None]) -> None:
         self._label = label
@@ -73,11 +91,13 @@ class Pending:
     def __await__(self) -> Generator[Any, None, Response]:
         return asyncio.wrap_future(self._future).__await__()
 
-    def __getattr__(self, name: str) -> Any:
-        # Only what a Response has: IPython looks for other names, and must not wait.
-        if name.startswith("_") or name not in _ATTRIBUTES:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.result(), name)
+    if not TYPE_CHECKING:  # so that a name that there is not is an error
+
+        def __getattr__(self, name: str) -> Any:
+            # Only what a Response has: IPython looks for other names, and must not wait.
+            if name.startswith("_") or name not in _ATTRIBUTES:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(self.result(), name)
 
     def __str__(self) -> str:
         return str(self.result())

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from llm_magic.frames import frame
 from llm_magic.units import ago, usd
 
 if TYPE_CHECKING:
+    # Type checkers have this module always; a program does not need it.
+    from typing_extensions import TypeVar
+
     from llm_magic.structured import Schema
+
+    # A bare Response is one of any value.
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
 
 Message = dict[str, Any]
 """A chat message as the wire wants it: ``{"role": ..., "content": str or list of parts}``."""
@@ -86,8 +96,10 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Response:
+class Response(Generic[T_co]):
     """A model's answer and what it took to get it.
+
+    In annotations the type of ``value`` may stand behind it: ``Response[list[Review]]``.
 
     Attributes:
         text: The answer, without reasoning.
@@ -111,7 +123,7 @@ class Response:
     model: str
     finish_reason: str
     reasoning: str = ""
-    value: Any = None
+    value: T_co = None  # type: ignore[assignment]
     cost: Decimal | None = None
     cached: bool = False
     request: Mapping[str, Any] = field(default_factory=dict)
@@ -156,7 +168,7 @@ class Response:
         return " · ".join([*parts, f"{self.seconds:.1f} s"])
 
 
-class Comparison(dict[str, Response]):
+class Comparison(dict[str, Response[Any]]):
     """The answers of several models to one prompt, by the model that was asked."""
 
     @property

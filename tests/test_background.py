@@ -1,14 +1,17 @@
 """--bg: several answers at once, each in its own cell; interrupts and shutdown end them."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from llm_magic.background import Pending
 from llm_magic.errors import Interrupted, Truncated
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
+from llm_magic.types import Response
 from tests.conftest import KEY, Kernel, Shown, Terminal, interrupted_when
 
 SLOW = Reply("One two three four five six. " * 200, tokens_per_second=50)
@@ -39,6 +42,12 @@ def test_its_attributes_wait_for_the_answer(terminal: Terminal, server: Scripted
     assert str(terminal["prime"]) == "Seven."
     with pytest.raises(AttributeError, match="no attribute 'txt'"):
         _ = terminal["prime"].txt
+
+
+def test_a_type_checker_knows_the_attributes_of_the_answer() -> None:
+    fields = {field.name for field in dataclasses.fields(Response)}
+
+    assert set(Pending.__annotations__) == fields | {"frame", "status"}
 
 
 def test_a_template_waits_for_it(terminal: Terminal, server: ScriptedServer) -> None:
