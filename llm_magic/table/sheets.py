@@ -18,8 +18,8 @@ class PandasSheet:
     """A frame of pandas, with any index and any names; what has its interface is read alike."""
 
     def __init__(self, frame: Any) -> None:
-        # Shallow: what the user does to the frame later is not done to this one.
-        self._frame = frame.copy(deep=False)
+        # What the user does to the frame later is not done to this one.
+        self._frame = _apart(frame)
         self.names = unique([*map(label, frame.columns)])
 
     @property
@@ -49,8 +49,16 @@ class PandasSheet:
     ) -> Any:
         """Its columns and these, or of some rows only."""
         piece = slice(count) if places is None else list(places)
-        # Shallow again: no column is written to.
-        return beside(self._frame.iloc[piece].copy(deep=False), columns, count, places)
+        return beside(_apart(self._frame.iloc[piece]), columns, count, places)
+
+
+def _apart(frame: Any) -> Any:
+    """A copy of a pandas frame: what is written into one of them is not in the other."""
+    import pandas as pd
+
+    # From pandas 3 on, and in 2 where that is chosen, writing to a shallow copy makes a deep one.
+    lazily = int(pd.__version__.partition(".")[0]) >= 3 or pd.options.mode.copy_on_write is True
+    return frame.copy(deep=not lazily)
 
 
 def beside(
