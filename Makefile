@@ -25,19 +25,13 @@ check: .venv/.dev  ## format, lint, types, layers, spelling
 lab: .venv/.lab  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-bench: .venv/.dev .venv/peers  ## ratios against a bare openai loop and other libraries
-	$(BIN)/python benchmarks/line.py
-	$(BIN)/python benchmarks/keeping.py
-	$(BIN)/python benchmarks/structured.py
-	$(BIN)/python benchmarks/views.py
-	$(BIN)/python benchmarks/rows.py
-	$(BIN)/python benchmarks/limits.py
-	$(BIN)/python benchmarks/redis_store.py
-	$(BIN)/python benchmarks/workers.py
+bench: .venv/.dev .venv/peers  ## one table of ratios beside other libraries; writes benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py
 
 .venv/peers: benchmarks/peers.txt | .venv/.dev
-	$(PYTHON) -m venv --clear $@
-	$@/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(PYTHON) -m venv --clear $@ || ( $(PYTHON) -m venv --clear --without-pip $@ && $(PYTHON) -m pip --python $@/bin/python install pip )
+	$@/bin/python -m pip install --quiet --disable-pip-version-check -r $< || ( rm -rf $@; exit 1 )
+	touch $@
 
 # Asked once, so that the cassettes are complete; saved as they replay, which is always the same.
 notebooks: .venv/.dev  ## run the notebooks anew and save their outputs

@@ -1,6 +1,6 @@
 """What a cached answer and a booked call cost: one run, medians, ratios.
 
-    python benchmarks/keeping.py          everything, about three minutes
+    python benchmarks/keeping.py          everything, about a minute
     python benchmarks/keeping.py quick    fewer entries and repeats
 
 A hit is `llm_magic.ask()` to its Response, beside a bare SQLite get and JSON parse of the same
@@ -9,6 +9,7 @@ value, and beside the cached calls of other libraries where `.venv/peers` has th
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -18,14 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
+from report import QUICK, Report
+
 from llm_magic.entries import Entry, fingerprint, pack
+from llm_magic.ledger import Amount, Claim, Limit, Used
+from llm_magic.stores.ledger import SqliteLedger
 from llm_magic.types import Request, Usage
 
-QUICK = "quick" in sys.argv
 PEERS = Path(__file__).parent.parent / ".venv" / "peers" / "bin" / "python"
 URL = "http://127.0.0.1:9/v1"
 _VOWELS, _CONSONANTS = "aeiou", "bcdfghklmnprstvw"
@@ -94,7 +98,7 @@ def hits(count: int) -> None:
     }
     bare = sqlite3.connect(folder / "bare.db")
     random.seed(2)
-    chosen = [random.randrange(count) for _ in range(200 if QUICK else 2000)]
+    chosen = [random.randrange(count) for _ in range(200 if QUICK else 1000)]
     prompts = [prompt(n) for n in chosen]
     keys = [
         fingerprint(Request(({"role": "user", "content": each},), "bench", URL)).key
@@ -116,13 +120,7 @@ def hits(count: int) -> None:
             began = time.perf_counter()
             side(turn)
             sides[name].append(time.perf_counter() - began)
-    one, other = statistics.median(sides["bare"]), statistics.median(sides["first"])
-    shown(f"hit among {count:,}", one, other, "at most 5, and 2 ms")
-
-
-def shown(name: str, one: float, other: float, bound: str) -> None:
-    """One line of the table."""
-    print(f"{name:34} {one * 1e6:10.0f} us {other * 1e6:10.0f} us {other / one:7.2f}  {bound}")
+    print(json.dumps([statistics.median(sides["first"]), statistics.median(sides["bare"])]))
 
 
 LEDGER = """
@@ -151,13 +149,12 @@ print(statistics.median(taken), flush=True)
 """
 
 
-def ledger(processes: int) -> None:
+def ledger(processes: int, turns: int) -> float:
     """Reserve and settle while so many processes do the same, with calls of 20 ms between."""
     path = Path(tempfile.mkdtemp()) / "ledger.db"
-    turns = "50" if QUICK else "300"
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", LEDGER, str(path), turns],
+            [sys.executable, "-c", LEDGER, str(path), str(turns)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -171,9 +168,53 @@ def ledger(processes: int) -> None:
         assert each.stdin
         each.stdin.write("go\n")
         each.stdin.flush()
-    medians = [float(each.communicate()[0]) for each in started]
-    value = statistics.median(medians) * 1e6
-    print(f"reserve + settle, {processes} processes: {value:.0f} us (bound 1,000 us)")
+    return statistics.median(float(each.communicate()[0]) for each in started)
+
+
+def bookings(report: Report) -> None:
+    """A hold and a settle beside other processes, and with many calls in the window."""
+    for processes in (1, 2, 4, 8, 16):
+        taken = ledger(processes, 50 if QUICK else 150)
+        bar = "booking" if processes <= 8 else ""
+        report.add(f"hold + settle, processes at once: {processes}", taken, "s", bar=bar)
+        report.point("processes", "hold + settle", processes, taken)
+    first: float | None = None
+    for count, taken in windows():
+        name = f"hold + settle, {count:,} calls in the window"
+        if first is None:
+            report.add(name, taken, "s")
+        else:
+            report.add(name, taken, "s", "an empty window", first, "booking grows")
+        first = first or taken
+        report.point("window", "file", max(count, 1), taken)
+
+
+def windows() -> Iterator[tuple[int, float]]:
+    """A hold and a settle with more and more calls in the window, one process."""
+    book = SqliteLedger(Path(tempfile.mkdtemp()) / "ledger.db", kernel="bench", user="bench")
+    limits = [
+        Limit("kernel", "requests", 10**9, 3600),
+        Limit("kernel", "tokens", 10**12, 3600),
+        Limit("user", "usd", 10**18, 86400),
+    ]
+    used = Used(Amount(1, 500, 500), "bench", 400, 100)
+    numbers = itertools.count()
+
+    def one(_: int) -> None:
+        name = f"one {next(numbers)}"
+        assert book.hold(Claim(name, Amount(1, 1000, 1000), name), limits) == "held"
+        book.sent(name)
+        book.settle(name, used)
+
+    for turn in range(20):
+        one(turn)
+    for count in (0, 1_000, 10_000) if QUICK else (0, 1_000, 10_000, 100_000):
+        while next(numbers) < count:
+            names = [f"many {next(numbers)}" for _ in range(64)]
+            book.hold_many([Claim(name, Amount(1, 1000, 1000), name) for name in names], limits)
+            book.settle_many([(name, used) for name in names])
+        yield count, median(one, 100 if QUICK else 400)
+    book.close()
 
 
 def growth() -> float:
@@ -189,10 +230,10 @@ def growth() -> float:
     return sum(path.stat().st_size for path in (folder / "cache").iterdir()) / 2000
 
 
-def peers() -> None:
+def peers(report: Report) -> None:
     """Cached calls of other libraries on the same server, and ours."""
     if not PEERS.exists():
-        print("peers: .venv/peers is missing (make bench installs it)")
+        report.note("Peers: .venv/peers is missing (make bench installs it).")
         return
     import llm_magic
     from llm_magic.testing import ScriptedServer
@@ -226,27 +267,35 @@ def peers() -> None:
     lines = [each for each in done.stdout.splitlines() if each.startswith('{"name"')]
     for line in map(json.loads, lines):
         if "failed" in line:
-            print(f"{line['name']}: {line['failed'][:90]}")
+            report.note(f"{line['name']} could not be measured: {line['failed'][:90]}")
         elif "bytes" in line:
             mine = growth()
-            print(
-                f"bytes an entry of 2 KB: ours {mine:.0f}, diskcache {line['version']} as it "
-                f"comes {line['bytes']:.0f}, ratio {mine / line['bytes']:.2f} (bound 0.5)"
-            )
+            report.add("file of an entry of 2 kB", mine, "B", line["name"], line["bytes"], "file")
         else:
-            shown(f"{line['name']} {line['version']}", line["seconds"], ours, "below 1")
+            report.add("cached call", ours, "s", line["name"], line["seconds"], "hit beside others")
 
 
-def main() -> None:
+def main() -> int:
     """Every part in turn."""
-    print(f"{'':34} {'other':>13} {'ours':>13} {'ratio':>7}")
-    for count in (1, 1000) if QUICK else (1, 1000, 100_000):
+    report = Report("What is kept: cache and ledger")
+    for count in (1, 1000) if QUICK else (1, 1000, 10_000, 100_000):
         options = ["quick"] if QUICK else []
-        subprocess.run([sys.executable, __file__, "hits", str(count), *options], check=True)
-    peers()
-    for processes in (1, 8):
-        ledger(processes)
+        done = subprocess.run(
+            [sys.executable, __file__, "hits", str(count), *options],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        ours, bare = json.loads(done.stdout.splitlines()[-1])
+        name = f"hit of ask(), entries in the cache: {count:,}"
+        report.add(name, ours, "s", "bare SQLite get + JSON", bare, "hit beside SQLite")
+        report.add(name, ours, "s", bar="hit")
+        report.point("entries", "llm_magic.ask()", count, ours)
+        report.point("entries", "bare SQLite get + JSON", count, bare)
+    peers(report)
+    bookings(report)
+    return report.finish()
 
 
 if __name__ == "__main__":
-    hits(int(sys.argv[2])) if "hits" in sys.argv else main()
+    hits(int(sys.argv[2])) if "hits" in sys.argv else sys.exit(main())

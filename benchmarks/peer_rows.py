@@ -149,12 +149,33 @@ async def langchain(url: str, rows: list[str], at_once: int) -> list[Review]:
     return await chain.abatch(asked, {"max_concurrency": at_once})
 
 
+async def pydantic_ai(url: str, rows: list[str], at_once: int) -> list[Review]:
+    """An agent with the server's own structured output."""
+    import httpx2
+    import openai
+    from pydantic_ai import Agent, NativeOutput
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000)
+    transport = openai.DefaultAsyncHttpxClient(limits=limits)
+    client = openai.AsyncOpenAI(base_url=url, api_key="bench", http_client=transport)
+    provider = OpenAIProvider(openai_client=client)
+    agent = Agent(OpenAIChatModel("bench", provider=provider), output_type=NativeOutput(Review))
+
+    async def ask(text: str) -> Review:
+        return (await agent.run(prompt(text))).output
+
+    return await by_workers(ask, rows, at_once)
+
+
 PACKAGES = {
     "aiohttp_bare": "aiohttp",
     "async_openai": "openai",
     "instructor": "instructor",
     "litellm": "litellm",
     "langchain": "langchain-openai",
+    "pydantic_ai": "pydantic-ai-slim",
 }
 
 

@@ -1,12 +1,11 @@
 """What a booked call and a cached answer cost in Redis and in Valkey: one run, medians, ratios.
 
-    python benchmarks/redis_store.py          everything, about two minutes
+    python benchmarks/redis_store.py          everything, about half a minute
     python benchmarks/redis_store.py quick    fewer calls and repeats
 
 A booking is a hold and a settle, beside INCR and EXPIRE by the same library on a connection with
 the same settings, in turns. A hit is a whole `llm_magic.ask()` or cell. Each kind of server that is
-installed is started for it on loopback, with an append-only file. Ends with 1 where a bound is
-passed.
+installed is started for it on loopback, with an append-only file.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from redis_servers import KINDS, RedisServer, binary  # noqa: E402
+from report import QUICK, Report  # noqa: E402
 
 from llm_magic.ledger import Amount, Claim, Limit, Used  # noqa: E402
 from llm_magic.stores.memory import MemoryCache  # noqa: E402
@@ -39,12 +38,10 @@ from llm_magic.stores.redis.cache import RedisCache  # noqa: E402
 from llm_magic.stores.redis.ledger import RedisLedger  # noqa: E402
 from llm_magic.stores.redis.server import Server  # noqa: E402
 
-QUICK = "quick" in sys.argv
 TURNS = 300 if QUICK else 2000
 IN_WINDOW = 10_000 if QUICK else 100_000
 AT_ONCE = 64
 PATIENCE = 0.3
-TIMES_BARE, HIT = 3.0, 3e-3
 LIMITS = [
     Limit("kernel", "requests", 10**9, 3600.0),
     Limit("kernel", "tokens", 10**12, 3600.0),
@@ -66,16 +63,6 @@ def medians(*sides: Callable[[int], object], turns: int) -> list[float]:
     return [statistics.median(seconds[turns // 20 :]) for seconds in taken]
 
 
-def shown(name: str, bare: float, ours: float, bound: float, what: str) -> bool:
-    """One line of the table; whether the bound holds."""
-    holds = ours <= bound
-    ratio = f"{ours / bare:7.2f}" if bare else f"{'':7}"
-    beside = f"{bare * 1e6:7.0f} us" if bare else f"{'':10}"
-    line = f"{name:34} {beside} {ours * 1e6:7.0f} us {ratio}  at most {what}"
-    print(line + ("" if holds else "  ABOVE"), flush=True)
-    return holds
-
-
 def plain_client(server: RedisServer) -> Any:
     """The library with the settings of our own connection."""
     again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
@@ -89,7 +76,7 @@ def claim(name: str) -> Claim:
     return Claim(name, Amount(1, 1000, 1000), f"key of {name}", "bench", "In [1]")
 
 
-def bookings(server: RedisServer) -> list[bool]:
+def bookings(report: Report, server: RedisServer, kind: str) -> None:
     """A hold and a settle, with few calls in the window and with many."""
     client = plain_client(server)
     connection = Server(server.url, "", PATIENCE)
@@ -111,32 +98,26 @@ def bookings(server: RedisServer) -> list[bool]:
         assert held == ["held"] * AT_ONCE
         ledger.settle_many([(name, USED) for name in names])
 
-    def measured(words: str) -> list[bool]:
+    def measured(words: str, in_window: int) -> None:
         one, other = medians(bare, ours, turns=TURNS)
         one_again, many = medians(bare, together, turns=TURNS // 20)
-        bound = f"{TIMES_BARE:g} times"
-        return [
-            shown(f"hold + settle, {words}", one, other, TIMES_BARE * one, bound),
-            # Each call of them, beside one INCR and EXPIRE.
-            shown(
-                f"  the same, {AT_ONCE} at once, each",
-                one_again,
-                many / AT_ONCE,
-                TIMES_BARE * one_again,
-                bound,
-            ),
-        ]
+        peer = "INCR + EXPIRE"
+        work = f"{kind}, hold + settle, {words}"
+        report.add(work, other, "s", peer, one, "Redis booking")
+        # Each call of them, beside one INCR and EXPIRE.
+        each = f"  each of {AT_ONCE} at once"
+        report.add(each, many / AT_ONCE, "s", peer, one_again, "Redis booking")
+        report.point("window", kind, in_window, other)
 
-    found = measured("few in the window")
+    measured("few calls", 100)
     while next(numbers) < IN_WINDOW:
         together(0)
-    found += measured(f"{IN_WINDOW:,} in it")
+    measured(f"{IN_WINDOW:,} calls", IN_WINDOW)
     ledger.close()
     client.close()
-    return found
 
 
-def hits(server: RedisServer) -> list[bool]:
+def hits(report: Report, server: RedisServer, kind: str) -> None:
     """A cached answer: the row alone, a call of a script, and a cell."""
     import llm_magic
     from llm_magic import session
@@ -185,12 +166,9 @@ def hits(server: RedisServer) -> list[bool]:
             session._session = None
     client.close()
     cache.close()
-    bound = f"{HIT * 1e3:g} ms"
-    return [
-        shown("RedisCache.get beside GET", bare, alone, HIT, bound),
-        shown("a hit of llm_magic.ask()", 0, whole, HIT, bound),
-        shown("a hit of a %%llm cell", 0, typed, HIT, bound),
-    ]
+    report.add(f"{kind}, a kept row", alone, "s", "GET", bare, "Redis hit")
+    report.add(f"{kind}, a hit of llm_magic.ask()", whole, "s", bar="Redis hit")
+    report.add(f"{kind}, a hit of a %%llm cell", typed, "s", bar="Redis hit")
 
 
 def notebook(folder: str) -> Any:
@@ -209,20 +187,19 @@ def notebook(folder: str) -> Any:
 
 def main() -> int:
     """Every kind of server in turn."""
-    found: list[bool] = []
-    print(f"redis-py {version('redis')}, Python {sys.version.split()[0]}")
+    report = Report("Redis and Valkey")
     for kind in KINDS:
         if binary(kind) is None:
-            print(f"{kind}-server is not installed (apt-get install {kind}-server)")
+            report.note(f"{kind}-server is not installed (apt-get install {kind}-server).")
             continue
         with RedisServer(kind, appendonly="yes", appendfsync="everysec") as server:
             with server.client() as client:
                 said = client.info("server")
-            number = said.get("valkey_version") or said["redis_version"]
-            print(f"\n{kind + ' ' + number:34} {'bare':>10} {'ours':>10} {'ratio':>7}")
-            found += bookings(server)
-            found += hits(server)
-    return 0 if found and all(found) else 1
+            name = kind.capitalize()
+            report.versions[name] = said.get("valkey_version") or said["redis_version"]
+            bookings(report, server, name)
+            hits(report, server, name)
+    return report.finish()
 
 
 if __name__ == "__main__":

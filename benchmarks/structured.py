@@ -1,6 +1,6 @@
-"""What a structured answer costs: one run, medians, ratios; exit 1 where a peer is cheaper.
+"""What a structured answer costs: one run, medians, ratios; exit 1 where a bar is missed.
 
-    python benchmarks/structured.py          everything, about a minute
+    python benchmarks/structured.py          everything, about three quarters of a minute
     python benchmarks/structured.py quick    fewer repeats
 
 Four parts: a call beside those of instructor and pydantic-ai in `.venv/peers`, what is imported
@@ -24,10 +24,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-QUICK = "quick" in sys.argv
+from report import QUICK, Report
+
 HERE = Path(__file__).parent
 PEERS = HERE.parent / ".venv" / "peers" / "bin" / "python"
-CALLS, ROUNDS = 10, 8 if QUICK else 40
+CALLS, ROUNDS = 10, 8 if QUICK else 25
 OURS, PEER_NAMES = "llm_magic", ("instructor", "pydantic_ai")
 
 SERVER = """
@@ -110,11 +111,11 @@ def side(command: list[Any]) -> Iterator[Callable[[str], dict[str, Any]]]:
         process.stdin.close()
 
 
-def calls() -> bool:
-    """Every form of call in turn; whether ours costs less than theirs."""
+def calls(report: Report) -> None:
+    """Every form of call in turn."""
     if not PEERS.exists():
-        print("peers: .venv/peers is missing (make bench installs it)")
-        return False
+        report.note("Peers: .venv/peers is missing (make bench installs it).")
+        return
     folder = tempfile.mkdtemp()
     os.environ |= {
         "LLM_MAGIC_CACHE_DIR": f"{folder}/cache",
@@ -144,7 +145,6 @@ def calls() -> bool:
         turns = []
         for name, tell in sides.items():
             about = tell("")
-            print(f"{name}: {', '.join(' '.join(each) for each in about['versions'].items())}")
             turns += [(name, form) for form in about["forms"]]
         for _ in range(ROUNDS):
             random.shuffle(turns)
@@ -154,64 +154,48 @@ def calls() -> bool:
                 cpu.setdefault((name, form), []).append(said["cpu"])
         assert server.stdin
         server.stdin.close()
-    walls = {key: statistics.median(each) * 1e3 for key, each in wall.items()}
-    cpus = {key: statistics.median(each) * 1e3 for key, each in cpu.items()}
-    return compared(walls, cpus)
+    walls = {key: statistics.median(each) for key, each in wall.items()}
+    cpus = {key: statistics.median(each) for key, each in cpu.items()}
+    compared(report, walls, cpus)
 
 
-def compared(walls: dict[tuple[str, str], float], cpus: dict[tuple[str, str], float]) -> bool:
-    """Prints the medians, the overheads and the ratios; whether ours is lower in all of them."""
-    print(f"\n{'median of a call, ms':34} {'wall':>8} {'CPU':>8}   above the bare call of its kind")
-    for key in sorted(walls):
-        kind = "bare plain" if key[1] == "plain" else "bare streamed"
-        more = [each[key] - each[key[0], kind] for each in (walls, cpus)]
-        above = "" if "bare" in key[1] else f"   {more[0]:+8.2f} {more[1]:+8.2f}"
-        print(f"{' '.join(key):34} {walls[key]:8.2f} {cpus[key]:8.2f}{above}")
-    print(
-        "\nOurs always streams and returns the whole object. As a whole it is comparable with "
-        "their streamed\ncall, which sends and reads the same but gives partial objects besides; "
-        "their plain call returns\nwhat ours does but has one body to read instead of a stream, so "
-        "that there only what is above the\nbare openai call of the same kind, in the same process,"
-        " is comparable. What must be lower is so\nmarked: 'yes' or 'NO'; 'information' binds "
-        "nothing."
-    )
-    print(f"{'ours, theirs':34} {'ms':>8} {'ms':>8} {'ratio':>7}  lower")
-    lower = True
+def compared(
+    report: Report, walls: dict[tuple[str, str], float], cpus: dict[tuple[str, str], float]
+) -> None:
+    """The whole calls, and what each has above a bare call of its kind."""
     for name in PEER_NAMES:
+        peer = name.replace("_", "-")
         for form, kind in (("plain", "bare plain"), ("streamed", "bare streamed")):
-            for what, each in (("wall", walls), ("CPU", cpus)):
+            for what, each in (("seconds", walls), ("CPU", cpus)):
                 mine, other = each[OURS, "ask"], each[name, form]
-                said = verdict(mine, other, binds=form == "streamed")
-                lower = lower and said != "NO"
-                first = f"{name} {form}, {what}"
-                print(f"{first:34} {mine:8.2f} {other:8.2f} {mine / other:7.2f}  {said}")
+                bar = "structured" if form == "streamed" else ""
+                report.add(f"structured call, {what}", mine, "s", f"{peer}, {form}", other, bar)
                 mine, other = mine - each[OURS, "bare streamed"], other - each[name, kind]
-                said = verdict(mine, other, binds=True)
-                lower = lower and said != "NO"
-                print(f"{'  above the bare call':34} {mine:8.2f} {other:8.2f} {'':7}  {said}")
-    return lower
+                work = f"  {what} above the bare openai call"
+                report.add(work, mine, "s", f"{peer}, {form}", other, "structured")
+    report.note(
+        "Our call always streams and returns the whole object. As a whole it is compared with "
+        "their streamed call, which sends and reads the same but gives partial objects besides. "
+        "Their plain call returns what ours does but reads one body instead of a stream: there "
+        "only what is above the bare openai call of the same kind, in the same process, is "
+        "comparable. Below zero means less than the openai client alone."
+    )
 
 
-def verdict(mine: float, other: float, *, binds: bool) -> str:
-    """Whether ours is lower; in a comparison that binds nothing, with that word."""
-    if binds:
-        return "yes" if mine < other else "NO"
-    return f"{'yes' if mine < other else 'no'} (information)"
-
-
-def imports() -> bool:
+def imports(report: Report) -> None:
     """What `%load_ext` imports of what only a schema needs, and what the first schema costs."""
     loaded, seconds = "", []
-    for _ in range(3 if QUICK else 10):
+    for _ in range(3 if QUICK else 5):
         done = subprocess.run(
             [sys.executable, "-c", LOADED], stdout=subprocess.PIPE, text=True, check=True
         )
         loaded, _, taken = done.stdout.strip().splitlines()[-1].partition("|")
         seconds.append(float(taken))
-    first = statistics.median(seconds) * 1e3
-    print(f"\nimported by %load_ext, of pydantic, openai, llm_magic.structured: {loaded or 'none'}")
-    print(f"first import of llm_magic.structured: {first:.0f} ms")
-    return not loaded
+    count = len(loaded.split(", ")) if loaded else 0
+    report.add(
+        "pydantic, openai, our schemas: by %load_ext", count, "modules", bar="structured import"
+    )
+    report.add("first import of our schemas", statistics.median(seconds), "s")
 
 
 def cpu_of(work: Callable[[], object]) -> float:
@@ -223,7 +207,7 @@ def cpu_of(work: Callable[[], object]) -> float:
     return taken
 
 
-def growing() -> None:
+def growing(report: Report) -> None:
     """CPU of the live view and of the final reading, beside parsing and validating once."""
     from peer_structured import Review, answer
 
@@ -247,9 +231,7 @@ def growing() -> None:
             value.html()
         return value
 
-    header = f"{'rows':>7} {'bytes':>9}  {'what':34} {'CPU ms':>8} {'us a row':>9}"
-    print(f"\n{header} {'/ parsing':>9} {'/ parsing + validating':>23}  at most 3 x parsing")
-    for rows in (1_000, 10_000) if QUICK else (1_000, 10_000, 100_000):
+    for rows in (1_000, 10_000) if QUICK else (100, 1_000, 10_000, 100_000):
         listed = ",".join(answer(n).model_dump_json() for n in range(rows))
         text = f'{{"result":[{listed}]}}'
         works: dict[str, Callable[[], object]] = {
@@ -257,41 +239,44 @@ def growing() -> None:
             "parsing + validating": lambda text=text: schema.adapter.validate_json(text),
         }
         # A stream of 5 s and of 20 s for 10,000 rows, 10 redraws a second, in proportion.
-        for count in (rows // 200, rows // 50):
+        redrawn = f"{max(rows // 200, 1):,} redraws"
+        for count in (max(rows // 200, 1), rows // 50):
             size = -(-len(text) // count)
             pieces = [text[place : place + size] for place in range(0, len(text), size)]
-            works[f"feed, {count:,} pieces"] = lambda pieces=pieces: feed(pieces)
-            works[f"feed + html, {count:,} redraws"] = lambda pieces=pieces: redraw(pieces)
+            works[f"{count:,} pieces read"] = lambda pieces=pieces: feed(pieces)
+            works[f"{count:,} redraws"] = lambda pieces=pieces: redraw(pieces)
             assert feed(pieces).root == json.loads(text)
         if len(text) <= LARGEST:
-            works["final reading"] = lambda text=text: read(schema, text)
+            works["reading the whole answer"] = lambda text=text: read(schema, text)
         best = dict.fromkeys(works, float("inf"))
-        for _ in range((3 if rows > 50_000 else 7) if QUICK else (5 if rows > 50_000 else 21)):
+        for _ in range(3 if QUICK or rows > 50_000 else 9):
             for name, work in works.items():
                 best[name] = min(best[name], cpu_of(work))
-        for name, taken in best.items():
-            once, both = taken / best["parsing"], taken / best["parsing + validating"]
-            live = name.startswith("feed")
-            held = ("holds" if once <= 3 else "exceeded") if live else ""
-            print(
-                f"{rows:7,} {len(text):9,}  {name:34} {taken * 1e3:8.2f} {taken / rows * 1e6:9.2f} "
-                f"{once:9.2f} {both:23.2f}  {held}"
-            )
-        if "final reading" not in works:
-            print(f"{rows:7,} {len(text):9,}  final reading: refused above {LARGEST:,} characters")
+        if rows == 10_000:
+            shown(report, best)
+        report.point("list", "live view, a redraw each 200 rows", rows, best[redrawn])
+        report.point("list", "json.loads once", rows, best["parsing"])
 
 
-def main() -> None:
+def shown(report: Report, best: dict[str, float]) -> None:
+    """The list of which the bar speaks; the others are in the plot."""
+    for name, taken in best.items():
+        work = f"list of 10,000, {name}, CPU"
+        if name.endswith(("redraws", "pieces read")):
+            report.add(work, taken, "s", "json.loads once", best["parsing"], "live view")
+        elif name.startswith("reading"):
+            both = best["parsing + validating"]
+            report.add(work, taken, "s", "parsing and validating once", both)
+
+
+def main() -> int:
     """Every part in turn."""
-    lower = calls()
-    light = imports()
-    growing()
-    if not lower:
-        print("\nFAILED: a structured call of ours is not lower where it must be (NO above)")
-    if not light:
-        print("\nFAILED: %load_ext imports what only a schema needs")
-    sys.exit(0 if lower and light else 1)
+    report = Report("Structured answers")
+    calls(report)
+    imports(report)
+    growing(report)
+    return report.finish()
 
 
 if __name__ == "__main__":
-    ours(sys.argv[2]) if sys.argv[1:2] == ["ours"] else main()
+    ours(sys.argv[2]) if sys.argv[1:2] == ["ours"] else sys.exit(main())

@@ -1,10 +1,10 @@
 """What drawing an answer costs in a real kernel: bytes to the page and CPU; exit 1 past a bound.
 
-    python benchmarks/views.py          everything, about three minutes
+    python benchmarks/views.py          everything, about a minute and a half
     python benchmarks/views.py quick    fewer rows and tokens
 
-Every row is a cell in a kernel of its own that asks the same scripted server, in a process of its
-own, for the same Markdown. The page is played by the reader of the kernel's messages: it opens
+Every way to draw has a kernel of its own, whose cells ask the same scripted server, in a process of
+its own, for the same Markdown. The page is played by the reader of the kernel's messages: it opens
 another shell for a widget's messages and says that it shows the widget, as JupyterLab does. Bytes
 are those of all messages from the start of the cell to its end, as a websocket carries them. CPU
 is the kernel's, all threads; it depends on the machine, and is for print the client alone.
@@ -28,8 +28,8 @@ from typing import Any
 import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
+from report import QUICK, Report
 
-QUICK = "quick" in sys.argv
 PEERS = Path(__file__).parent.parent / ".venv" / "peers" / "bin" / "python"
 WIDGET, UPDATES, MARKDOWN, PRINT, PEER = (
     "%%llm, widget",
@@ -38,9 +38,16 @@ WIDGET, UPDATES, MARKDOWN, PRINT, PEER = (
     "print, 20 Hz",
     "jupyter-ai %%ai, no stream",
 )
-# Times the bytes of print; percent of one core; and what a token may cost in an answer ten times as
-# long, in times of what it costs in the short one.
-BYTES, CORE, GROWTH = 2.0, 5.0, 1.25
+# Tokens, tokens a second (0: as fast as the server can), and the ways to draw beside ours.
+EVERY = (PRINT, UPDATES, MARKDOWN, PEER)
+SPEEDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
+    (500, 1000, (PRINT, MARKDOWN)),
+    (2000, 200, (PRINT, MARKDOWN, PEER)),
+    (2000, 0, EVERY),
+    (2000, 1000, (PRINT, MARKDOWN)),
+    (6000, 1000, (PRINT,)),
+    (20_000, 1000, (PRINT,)),
+)
 
 # A kind of everything that is drawn: a twentieth of 2,000 tokens.
 SECTION = r"""## @. What the columns say
@@ -115,31 +122,44 @@ CELLS = {
 }
 
 
-def serve(tokens: int, rate: float) -> None:
-    """Answers with so many tokens of Markdown until the input ends."""
-    from llm_magic.testing import Reply, ScriptedServer
+def prompt(tokens: int, rate: int) -> str:
+    """What the server is asked for."""
+    return f"Go on for {tokens} tokens, {rate} a second."
+
+
+def reply(tokens: int, rate: int) -> Any:
+    """So many tokens of Markdown."""
+    from llm_magic.testing import Reply
 
     sizes = itertools.islice(itertools.cycle((4, 5, 4, 5, 5)), tokens)
     text = "".join(SECTION.replace("@", str(n)) for n in range(1, tokens // 100))
     ends = itertools.accumulate(sizes, initial=0)
     deltas = [text[start:end] for start, end in itertools.pairwise(ends)]
-    reply = Reply("".join(deltas), deltas=deltas, tokens_per_second=rate or None)
-    with ScriptedServer({"Warm up.": SECTION}, default=reply, models=["bench"]) as running:
-        print(running.url, len(reply.text.encode()), flush=True)
+    return Reply("".join(deltas), deltas=deltas, tokens_per_second=rate or None)
+
+
+def serve() -> None:
+    """Answers until the input ends."""
+    from llm_magic.testing import ScriptedServer
+
+    answers = {prompt(*each[:2]): reply(*each[:2]) for each in SPEEDS}
+    with ScriptedServer({"Warm up.": SECTION, **answers}, models=["bench"]) as running:
+        print(running.url, flush=True)
         sys.stdin.read()
 
 
 @contextlib.contextmanager
-def server(tokens: int, rate: float) -> Iterator[tuple[str, int]]:
-    """A scripted server in a process of its own; gives its URL and the size of its answer."""
-    command = [sys.executable, __file__, "serve", str(tokens), str(rate)]
+def server() -> Iterator[str]:
+    """A scripted server in a process of its own; gives its URL."""
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, "serve"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdin
         assert process.stdout
-        url, size = process.stdout.readline().split()
-        yield url, int(size)
+        yield process.stdout.readline().strip()
         process.stdin.close()
 
 
@@ -245,8 +265,8 @@ class Page:
             client.shell_channel.send(message)
 
 
-def cost(row: str, url: str) -> Cost:
-    """One row: a kernel, a short answer that loads what is needed, and the answer."""
+def costs(row: str, url: str, speeds: list[tuple[int, int]]) -> dict[tuple[int, int], Cost]:
+    """One way to draw: a kernel, a short answer that loads what is needed, and the answers."""
     environment = {
         "OPENAI_BASE_URL": url,
         "OPENAI_API_KEY": "bench",
@@ -260,45 +280,41 @@ def cost(row: str, url: str) -> Cost:
     }
     page = Page(PEERS if row == PEER else Path(sys.executable), environment)
     load, cell = CELLS[row]
+    found = {}
     try:
         for line in load.format(url=url).splitlines() if row == PEER else [load]:
             page.run(line)
         page.run(cell.format("Warm up."))
-        return page.run(cell.format("Go on."))
+        for each in speeds:
+            # An answer at full speed takes a few hundredths of a second of CPU: the middle of five.
+            turns = 1 if each[1] else 5
+            ran = [page.run(cell.format(prompt(*each))) for _ in range(turns)]
+            found[each] = sorted(ran, key=lambda one: one.cpu)[turns // 2]
+            if found[each].size < len(reply(*each).text.encode()):
+                raise SystemExit(f"{row} showed no answer")
     finally:
         page.close()
+    return found
 
 
-def part(tokens: int, rate: float, rows: tuple[str, ...]) -> dict[str, Cost]:
-    """Every row for one size and speed, printed; print comes first, for the ratios."""
-    costs: dict[str, Cost] = {}
-    with server(tokens, rate) as (url, size):
-        speed = f"{rate:,.0f} tokens/s" if rate else "full speed"
-        print(f"\n{f'{tokens:,} tokens, {size / 1e3:.1f} kB, at {speed}':44}", end=" ")
-        print(f"{'kB':>9} {'/ print':>8} {'messages':>9} {'CPU s':>7} {'of a core':>10}")
-        for row in rows:
-            if row == PEER and not PEERS.exists():
-                print(f"{row:44} .venv/peers is missing (make bench installs it)")
-                continue
-            try:
-                one = costs[row] = cost(row, url)
-                if one.size < size:
-                    raise SystemExit(f"{row} showed no answer")
-            except SystemExit as error:
-                # A peer that cannot be loaded or pointed at the server is told, and no failure.
-                if row != PEER:
-                    raise
-                print(f"{row:44} {error}")
-                continue
-            ratio = one.size / costs[PRINT].size
-            # A core's share says nothing where the stream takes no time.
-            share = f"{one.core:9.1f}%" if rate else ""
-            print(
-                f"{row:44} {one.size / 1e3:9.1f} {ratio:8.2f} {one.messages:9,} "
-                f"{one.cpu:7.2f} {share:>10}",
-                flush=True,
-            )
-    return costs
+def measured(report: Report, url: str) -> dict[str, dict[tuple[int, int], Cost]]:
+    """Every way to draw, in turn."""
+    found = {}
+    for row in (PRINT, WIDGET, UPDATES, MARKDOWN, PEER):
+        speeds = [each[:2] for each in SPEEDS if row == WIDGET or row in each[2]]
+        if QUICK:
+            speeds = [each for each in speeds if each[0] <= 2000]
+        if row == PEER and not PEERS.exists():
+            report.note("Peers: .venv/peers is missing (make bench installs it).")
+            continue
+        try:
+            found[row] = costs(row, url, speeds)
+        except SystemExit as error:
+            # A peer that cannot be loaded or pointed at the server is told, and no failure.
+            if row != PEER:
+                raise
+            report.note(f"{row} could not be measured: {error}")
+    return found
 
 
 def whereto(costs: Cost) -> str:
@@ -310,43 +326,55 @@ def whereto(costs: Cost) -> str:
     return ", ".join(f"{name} {size / 1e3:.0f} kB" for name, size in parts.items())
 
 
-def verdict(what: str, value: float, bound: float) -> bool:
-    """One line of the verdict; whether the bound holds."""
-    holds = value <= bound
-    print(f"{what:60} {value:7.2f}  at most {bound:<5} {'holds' if holds else 'EXCEEDED'}")
-    return holds
+def beside(report: Report, found: dict[str, dict[tuple[int, int], Cost]], rate: int) -> None:
+    """2,000 tokens at one speed."""
+    each = (2000, rate)
+    speed = f"{rate} tokens/s" if rate else "full speed"
+    own = found[WIDGET][each]
+    for row in (PRINT, UPDATES, MARKDOWN, PEER):
+        if each in found.get(row, {}):
+            other = found[row][each]
+            bar = "" if row != PRINT else "bytes" if rate else "bytes at full speed"
+            report.add(f"2,000 tokens at {speed}, to the page", own.size, "B", row, other.size, bar)
+            report.add("  CPU of the kernel", own.cpu, "s", row, other.cpu)
+    report.note(f"Of the bytes at {speed}: {whereto(own)}.")
 
 
-def main() -> None:
+def main() -> int:
     """Every part in turn."""
-    few, many = 2000, 6000 if QUICK else 20_000
-    every = (PRINT, WIDGET) if QUICK else (PRINT, WIDGET, UPDATES, MARKDOWN, PEER)
-    slow = part(few, 200, every)
-    full = part(few, 0, every)
-    short = part(few, 1000, (PRINT, WIDGET, UPDATES))
-    long = part(many, 1000, (PRINT, WIDGET, UPDATES))
-    part(many, 0, (PRINT, WIDGET, UPDATES, PEER))
-    print()
-    for name, each in (("200 tokens/s", slow), ("full speed", full), (f"{many:,} tokens", long)):
-        print(f"{WIDGET} at {name}: {whereto(each[WIDGET])}")
-    print()
-    more = many / few
-    held = [
-        verdict("bytes at 200 tokens/s, / print", slow[WIDGET].size / slow[PRINT].size, BYTES),
-        verdict("percent of a core at 200 tokens/s", slow[WIDGET].core, CORE),
-        verdict(
-            f"bytes a token of {many:,} to {few:,} at 1,000 tokens/s",
-            long[WIDGET].size / short[WIDGET].size / more,
-            GROWTH,
-        ),
-        verdict(
-            f"CPU a token of {many:,} to {few:,} at 1,000 tokens/s",
-            long[WIDGET].cpu / short[WIDGET].cpu / more,
-            GROWTH,
-        ),
-    ]
-    sys.exit(0 if all(held) else 1)
+    report = Report("A cell that streams")
+    with server() as url:
+        found = measured(report, url)
+    own = found[WIDGET]
+    beside(report, found, 200)
+    report.add("2,000 tokens at 200 tokens/s, of a core", own[2000, 200].core, "%", bar="core")
+    beside(report, found, 0)
+    short, many = own[2000, 1000], max(tokens for tokens, rate in own if rate == 1000)
+    times = many / 2000
+    if times > 1:
+        long = own[many, 1000]
+        report.add(
+            f"bytes of a token of {many:,}",
+            long.size / many,
+            "B",
+            "a token of 2,000",
+            short.size / 2000,
+            "linear bytes",
+        )
+        report.add(
+            f"CPU of a token of {many:,}",
+            long.cpu / many,
+            "s",
+            "a token of 2,000",
+            short.cpu / 2000,
+            "linear CPU",
+        )
+    for row, each in found.items():
+        for (tokens, rate), one in each.items():
+            if rate == 1000:
+                report.point("page", row, tokens, one.size)
+    return report.finish()
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[2]), float(sys.argv[3])) if sys.argv[1:2] == ["serve"] else main()
+    serve() if sys.argv[1:2] == ["serve"] else sys.exit(main())

@@ -1,12 +1,12 @@
 """The same rows on one kernel, on Dask workers and on a process pool: one run, medians, ratios.
 
-    python benchmarks/workers.py          about two minutes
+    python benchmarks/workers.py          about three quarters of a minute
     python benchmarks/workers.py quick    fewer rows, one round
 
 A load server in a process of its own answers after 20 ms, and a Redis keeps answers, limits and
-pace for all. Everybody asks for 5,000 rows with the same schema in a process of its own, in turn,
+pace for all. Everybody asks for 3,000 rows with the same schema in a process of its own, in turn,
 three times, with workers that have asked before. The overhead of an engine is what a row costs in
-CPU, of all its processes, over what it costs in one kernel. Ends with 1 where a bound is passed.
+CPU, of all its processes, over what it costs in one kernel.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tests")]
 
 from load import LoadServer  # noqa: E402
 from peer_rows import ANSWER, Review, texts  # noqa: E402
+from report import QUICK, Report  # noqa: E402
 
 from tests.redis_servers import RedisServer  # noqa: E402
 
-QUICK = "quick" in sys.argv
-ROWS, ROUNDS = (2_000, 1) if QUICK else (5_000, 3)
+ROWS, ROUNDS = (2_000, 1) if QUICK else (3_000, 3)
 CONTENDERS = ("kernel", "dask 1", "dask 2", "pool 2")
-# What is claimed: CPU of a row in multiples of one kernel's.
-BOUND = 2.0
+LABELS = {"dask 1": "1 Dask worker", "dask 2": "2 Dask workers", "pool 2": "a pool of 2"}
 PROMPT = "Classify this review for a shoe shop: {{ text }}"
 
 
@@ -88,7 +87,7 @@ def contender(kind: str, count: int) -> dict[str, float]:
         assert len(found) == count
         assert all(row["stars"] == 4 for row in found)
         assert not any(row["_cached"] or row["_error"] for row in found)
-        return {"rate": count / seconds, "cpu": 1000 * used / count}
+        return {"rate": count / seconds, "cpu": used / count}
 
 
 def measured(kind: str, url: str, redis: RedisServer) -> dict[str, float]:
@@ -123,8 +122,9 @@ def measured(kind: str, url: str, redis: RedisServer) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """Everybody in turn, as a table."""
+def main() -> int:
+    """Everybody in turn."""
+    report = Report("Rows on workers")
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in CONTENDERS}
     with LoadServer(latency=0.02, answer=ANSWER) as server, RedisServer("redis") as redis:
         for _ in range(ROUNDS):
@@ -134,23 +134,18 @@ def main() -> None:
         kind: {key: statistics.median(run[key] for run in each) for key in ("rate", "cpu")}
         for kind, each in runs.items()
     }
-    alone, good = middle["kernel"], True
-    print(f"{ROWS:,} rows, 20 ms, limits and answers in Redis; medians of {ROUNDS}")
-    print(f"{'':12}{'rows/s':>9}{'of kernel':>11}{'CPU ms/row':>12}{'of kernel':>11}  bound")
-    for kind, each in middle.items():
-        ratio = each["cpu"] / alone["cpu"]
-        bound = kind.startswith("dask")
-        good &= not bound or ratio <= BOUND
-        told = "" if not bound else f"<= {BOUND:g}: {'yes' if ratio <= BOUND else 'NO'}"
-        print(
-            f"{kind:12}{each['rate']:9,.0f}{each['rate'] / alone['rate']:10.2f}x"
-            f"{each['cpu']:12.2f}{ratio:10.2f}x  {told}"
-        )
-    sys.exit(0 if good else 1)
+    alone = middle["kernel"]
+    for kind, label in LABELS.items():
+        each = middle[kind]
+        work = f"{ROWS:,} rows on {label}"
+        report.add(work, each["rate"], "rows/s", "one kernel", alone["rate"])
+        bar = "workers" if kind.startswith("dask") else ""
+        report.add("  CPU of a row", each["cpu"], "s", "one kernel", alone["cpu"], bar)
+    return report.finish()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["contender"]:
         print(json.dumps(contender(sys.argv[2], int(sys.argv[3]))))
     else:
-        main()
+        sys.exit(main())
