@@ -126,8 +126,7 @@ class Template:
             raise
         except Exception as error:
             raise PromptError(
-                f"The template failed with {type(error).__name__}: {_one_line(error)}; "
-                "nothing was sent.",
+                f"The template failed with {_named(error)}; nothing was sent.",
                 fix=f"Try the expression in a cell of its own. {RAW_HINT}",
             ) from error
         return _with_images(text, images) if images else text
@@ -186,6 +185,12 @@ def _compiled(source: str, names: Mapping[str, Any]) -> tuple[Any, frozenset[str
             "nothing was sent.",
             fix=RAW_HINT,
         ) from None
+    except Exception as error:
+        # Nested too deeply, or a number of too many digits.
+        raise PromptError(
+            f"The prompt is no template that can be read ({_named(error)}); nothing was sent.",
+            fix=RAW_HINT,
+        ) from error
 
 
 def check_text(text: str) -> None:
@@ -202,8 +207,17 @@ def check_text(text: str) -> None:
         )
 
 
+def _named(error: Exception) -> str:
+    """An error by its class and its words, where it has any."""
+    return f"{type(error).__name__}: {_one_line(error)}".removesuffix(": ")
+
+
 def _one_line(error: Exception) -> str:
-    words = " ".join(str(error).split())
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001
+        # The notebook's own errors may fail at this as well.
+        return ""
     return words if len(words) <= 300 else words[:299] + "…"
 
 

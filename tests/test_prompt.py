@@ -247,3 +247,29 @@ def test_the_messages() -> None:
 
     assert messages("Hi") == messages("Hi", "") == (user,)
     assert messages("Hi", "Be brief") == ({"role": "system", "content": "Be brief"}, user)
+
+
+@pytest.mark.parametrize(
+    "expression", ["(" * 500 + ")" * 500, "not " * 3000 + "x", "9" * 5000], ids=["()", "not", "9"]
+)
+def test_a_template_that_cannot_be_read_is_refused(expression: str) -> None:
+    """Python itself gives up where something is nested too deeply, or has too many digits."""
+    with pytest.raises(PromptError, match="nothing was sent") as caught:
+        render(f"{{{{ {expression} }}}}", {"x": 1})
+
+    assert 1 <= len(caught.value._render_traceback_()) <= 3
+
+
+def test_an_error_without_words_is_named_by_its_class() -> None:
+    """That of an object in the notebook, which fails where its words are asked for as well."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    class Value:
+        def __str__(self) -> str:
+            raise Mute
+
+    with pytest.raises(PromptError, match="^The template failed with Mute; nothing was sent"):
+        render("{{ value }}", {"value": Value()})
