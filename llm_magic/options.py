@@ -71,6 +71,9 @@ def parse(parser: argparse.ArgumentParser, line: str) -> Command:
             if action.nargs != 0:
                 read = _type if action.dest == "schema" else _value
                 value, place = read(line, place, found[1], see)
+                if value == "--":
+                    # argparse would take it for the end of the options, and the value for none.
+                    raise PromptError(f"{found[1]} -- has no value; nothing was sent.", fix=see)
                 # In one word, so that a value that starts with a dash is still a value.
                 words.append(f"{action.option_strings[-1]}={value}")
             elif found[0].endswith("="):

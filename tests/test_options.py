@@ -160,6 +160,8 @@ def test_a_quoted_value_comes_back(option: str, value: str, quote: str) -> None:
         ("--effort huge", "huge", "%%llm?"),
         ("-m", "-m needs a value", "%%llm?"),
         ("--model=", "--model needs a value", "%%llm?"),
+        ("-t -- 1", "-t -- has no value", "%%llm?"),
+        ("--param='--'", "--param -- has no value", "%%llm?"),
         ("--raw --param  ", "--param needs a value", "%%llm?"),
     ],
 )
