@@ -7,7 +7,9 @@ import unicodedata
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Characters that say in which direction the text around them runs; none has a shape."""
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
-_LABEL = _CONTROLS | dict.fromkeys(map(ord, BIDI)) | {ord("\t"): " ", ord("\n"): " "}
+_LABEL = (
+    _CONTROLS | dict.fromkeys(map(ord, BIDI)) | dict.fromkeys(map(ord, "\t\n\u2028\u2029"), " ")
+)
 _LINES = {code: to for code, to in _LABEL.items() if code != ord("\n")}
 _TURNS = frozenset({"R", "AL", "AN", "LRE", "RLE", "LRO", "RLO", "LRI", "RLI", "FSI"})
 

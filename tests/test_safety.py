@@ -584,7 +584,7 @@ def test_what_runs_from_left_to_right_is_left_alone(name: str) -> None:
 
 
 def test_labels_and_messages_are_plain() -> None:
-    assert plain.label("a\u202eb\tc\nd\x1b[2J\u2069") == "ab c d[2J"
+    assert plain.label("a\u202eb\tc\nd\x1b[2J\u2069\u2028e\u2029") == "ab c d[2J e "
     assert plain.lines("a\u202e\nb\x1b]0;x\x07\r") == "a\nb]0;x"
 
 
