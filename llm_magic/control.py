@@ -13,6 +13,7 @@ from llm_magic.cassette import Cassette
 from llm_magic.desk import Desk
 from llm_magic.entries import Row, describe
 from llm_magic.errors import PromptError, StoreError
+from llm_magic.frames import pandas
 from llm_magic.ledger import Ledger, Limit, Line, Metric, Scope, dollars, nanos, summed
 from llm_magic.types import text_of
 from llm_magic.units import ago, seconds, size, span, usd
@@ -197,8 +198,7 @@ def usage_frame(desk: Desk, by: By = "model") -> Any:
         StoreError: The ledger cannot be read.
         ImportError: pandas is not installed.
     """
-    import pandas as pd
-
+    pd = pandas()
     columns = [name for name in Line.__slots__ if name != "name"]
     found = lines(desk, by)
     frame = pd.DataFrame(

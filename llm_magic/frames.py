@@ -32,9 +32,23 @@ def frame(value: Any) -> Any:
         import polars
 
         return polars.DataFrame(columns, strict=False)
-    import pandas as pd
+    return pandas().DataFrame(columns)
 
-    return pd.DataFrame(columns)
+
+def pandas() -> Any:
+    """The library, or what to type where there is none.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        if error.name != "pandas":
+            raise
+        message = "A data frame needs pandas, and it is not installed: pip install pandas"
+        raise ModuleNotFoundError(message, name="pandas") from None
+    return pandas
 
 
 def rows_of(value: Any) -> list[dict[str, Any]] | None:
