@@ -8,9 +8,12 @@ NO_KEY := OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL
 demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 	$(BIN)/python -m llm_magic.demo notebooks/01_quickstart.ipynb
 
+# Tests wait more than they compute. A file stays in one process, and so does the browser.
+APART := -n 4 --dist loadgroup --no-loadscope-reorder
+
 # The notebooks are tested against the demo model, whatever the developer has set.
 test: .venv/.dev  ## everything but the style checks
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest $(APART) $(COVER)
 	$(NO_KEY) PYTHONPATH=tests/guard \
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/nbval.cfg notebooks
 	$(NO_KEY) PYTHONPATH=tests/guard LLM_MAGIC_MODE=replay $(BIN)/python -m pytest --nbval notebooks

@@ -53,6 +53,7 @@ def forget_settings() -> None:
             del os.environ[name]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Several at once (``-n 2``): a file stays in one process, and so does the browser.
 

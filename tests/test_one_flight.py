@@ -73,8 +73,8 @@ class Asker:
 
 
 @pytest.fixture
-def askers(server: ScriptedServer, keeping: None) -> Any:
-    started = [Asker(server) for _ in range(8)]
+def askers(request: pytest.FixtureRequest, server: ScriptedServer, keeping: None) -> Any:
+    started = [Asker(server) for _ in range(getattr(request, "param", 8))]
     for asker in started:
         asker.ready()
     yield started
@@ -97,10 +97,11 @@ def test_eight_processes_ask_once(askers: list[Asker], server: ScriptedServer) -
     assert {answer[3] for answer in answers if answer[1]} == {paid[0][2]}
 
 
+@pytest.mark.parametrize("askers", [4], indirect=True)
 def test_when_the_leader_is_killed_another_takes_over(
     askers: list[Asker], server: ScriptedServer
 ) -> None:
-    server.enqueue(Reply("Never finished. " * 500, tokens_per_second=50), *[SLOW] * 7)
+    server.enqueue(Reply("Never finished. " * 500, tokens_per_second=50), *[SLOW] * 3)
     leader, *others = askers
     leader.go()
     server.wait_for_requests(1)
@@ -115,7 +116,7 @@ def test_when_the_leader_is_killed_another_takes_over(
 
     assert len(server.requests) == 2
     assert taken_over - killed < 2
-    assert [answer[0] for answer in answers] == [SLOW.text] * 7
+    assert [answer[0] for answer in answers] == [SLOW.text] * 3
     assert [answer[1] for answer in answers].count(False) == 1
     # What the killed one may have cost is booked, and nothing is held any more.
     session.current().settings.read_environment()
@@ -126,16 +127,17 @@ def test_when_the_leader_is_killed_another_takes_over(
     session._session = None
 
 
+@pytest.mark.parametrize("askers", [4], indirect=True)
 def test_a_leader_s_error_is_its_own(askers: list[Asker], server: ScriptedServer) -> None:
     """The next in line asks; nobody waits for an answer that does not come."""
-    server.enqueue(FAULTS["cut"], *[SLOW] * 7)
+    server.enqueue(FAULTS["cut"], *[SLOW] * 3)
     for asker in askers:
         asker.go()
     answers = [asker.said() for asker in askers]
 
     assert len(server.requests) == 2
     assert [answer[0] for answer in answers].count("StreamBroken") == 1
-    assert [answer[0] for answer in answers].count(SLOW.text) == 7
+    assert [answer[0] for answer in answers].count(SLOW.text) == 3
 
 
 def test_threads_of_one_kernel_ask_once(
