@@ -115,7 +115,7 @@ def test_when_the_leader_is_killed_another_takes_over(
     answers = [asker.said() for asker in others]
 
     assert len(server.requests) == 2
-    assert taken_over - killed < 2
+    assert taken_over - killed < 10
     assert [answer[0] for answer in answers] == [SLOW.text] * 3
     assert [answer[1] for answer in answers].count(False) == 1
     # What the killed one may have cost is booked, and nothing is held any more.
