@@ -11,10 +11,19 @@ from llm_magic.errors import PromptError
 from llm_magic.settings import LLMMagic
 
 
-def person(environment: Mapping[str, str] = os.environ, user: str = "") -> str:
-    """Whose budget it is: the hub's user, else the one that is set, else the login name."""
-    if name := environment.get("JUPYTERHUB_USER") or user:
-        return name
+def person(environment: Mapping[str, str] = os.environ, user: str = "", login: str = "") -> str:
+    """Whose budget it is: the hub's user, else the one that is set, else the login name.
+
+    Args:
+        environment: Where the hub says who it is.
+        user: The one that is set.
+        login: The login name, where it is known already.
+    """
+    return environment.get("JUPYTERHUB_USER") or user or login or login_name()
+
+
+def login_name() -> str:
+    """Who the system says it is."""
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):
