@@ -43,6 +43,8 @@ WHOLE = frozenset({"stop", "tool_calls"})
 """A server's reasons for the end of an answer that is kept."""
 
 _CHECK_BYTES = 16
+_MOST = 1e15
+_COUNTS = sorted(Usage.__slots__, key="estimated".__eq__)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -225,9 +227,13 @@ class Entry:
             usage = Usage(**plain["usage"])
             price = None if cost is None else Decimal(cost)
             seconds, time = float(plain.get("seconds", 0.0)), float(plain.get("time", 0.0))
+            *counts, estimated = (getattr(usage, name) for name in _COUNTS)
+            sound = all(type(each) is int and 0 <= each < _MOST for each in counts)
+            sound &= all(0 <= each < _MOST for each in (price or 0, seconds, time))
+            sound &= type(estimated) is bool and finish in WHOLE
         except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"no stored answer: {error}") from None
-        if not (type(text) is type(reasoning) is type(model) is str) or finish not in WHOLE:
+        if not (type(text) is type(reasoning) is type(model) is str and sound):
             raise ValueError("no whole answer")
         return cls(text, model, finish, usage, reasoning, price, seconds, time)
 

@@ -257,7 +257,17 @@ def test_a_row_moved_under_another_key_is_a_miss() -> None:
         {"model": 7},
         {"usage": {"input_tokens": 1, "spies": 2}},
         {"usage": None},
+        {"usage": {"input_tokens": "5"}},
+        {"usage": {"output_tokens": -1}},
+        {"usage": {"cached_tokens": []}},
+        {"usage": {"estimated": "no"}},
         {"cost": "a lot"},
+        {"cost": "NaN"},
+        {"cost": "-1"},
+        {"cost": "1e999999"},
+        {"finish_reason": []},
+        {"seconds": float("inf")},
+        {"time": float("nan")},
     ],
 )
 def test_what_is_no_whole_answer_is_none(change: dict[str, Any]) -> None:
