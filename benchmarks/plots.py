@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,14 @@ PLOTS = {
     "entries": Plot(
         "A cached answer",
         "entries in the cache",
-        "µs",
+        "µs, median",
         1e6,
         "A hit takes about the same time with one answer in the cache and with a hundred thousand.",
     ),
     "window": Plot(
         "Holding and settling a call",
         "calls in the window of the limit",
-        "µs",
+        "µs, median",
         1e6,
         "The ledger keeps running sums, so that a call is not dearer where many were counted "
         "before. `file` is the ledger of one machine; the others are servers.",
@@ -72,7 +73,7 @@ PLOTS = {
     "processes": Plot(
         "Kernels that share a ledger",
         "processes at once, a call each 20 ms",
-        "µs",
+        "µs, median",
         1e6,
         "Several kernels wait little for each other; from where they ask for more than the cores "
         "there are, they wait for those.",
@@ -115,6 +116,7 @@ def draw(points: Points, folder: Path) -> list[str]:
 def one(plot: Plot, curves: dict[str, list[tuple[float, float]]], target: Path) -> None:
     """One picture."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
     figure = Figure(figsize=(4.6, 3.0), layout="constrained", facecolor="white")
     axes = figure.subplots()
@@ -132,13 +134,17 @@ def one(plot: Plot, curves: dict[str, list[tuple[float, float]]], target: Path) 
         # A flat curve is to look flat: two decades at least.
         middle = (low * high) ** 0.5
         axes.set_ylim(min(low, middle / 10), max(high, middle * 10))
+        # Where few sizes were measured, those are the ticks.
+        sizes = sorted({x for curve in curves.values() for x, _ in curve})
+        if all(later / one >= 1.9 for one, later in itertools.pairwise(sizes)):
+            axes.set_xticks(sizes)
     else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-        if plot.log:
-            axis.set_minor_formatter(lambda value, _: "")
+        axis.set_minor_locator(NullLocator())
     axes.set(title=plot.title, xlabel=plot.x, ylabel=plot.y)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)

@@ -141,8 +141,8 @@ def peers() -> str:
         return "not installed"
     asked = (
         "import json, sys, importlib.metadata as each;"
-        "there = {found.name.lower(): found.version for found in each.distributions()};"
-        "print(json.dumps({name: there[name] for name in sys.argv[1:] if name in there}))"
+        "found = {one.name.lower().replace('_', '-'): one.version for one in each.distributions()};"
+        "print(json.dumps({name: found[name] for name in sys.argv[1:] if name in found}))"
     )
     done = subprocess.run(
         [str(PEERS), "-c", asked, *THEIRS], capture_output=True, text=True, check=True
