@@ -1450,6 +1450,25 @@ def test_a_file_that_another_kernel_replaced_is_followed(place: Path, told: Trou
     two.close()
 
 
+@pytest.mark.parametrize("many_", [False, True])
+def test_what_another_kernel_keeps_in_a_new_file_is_found(
+    many_: bool, place: Path, told: Troubles
+) -> None:
+    """Else both would pay for one question, when one of them waited for the other."""
+    one = DiskCache(place, trouble=told)
+    assert one.get("old 3") is not None
+    shutil.rmtree(place)
+    two = DiskCache(place, trouble=told)
+    two.put("b", b"two")
+
+    found = one.get_many(["b", "c"]) if many_ else {"b": one.get("b")}
+
+    assert found == {"b": b"two"}
+    assert told == []
+    one.close()
+    two.close()
+
+
 def test_a_thread_that_follows_first_takes_the_others_with_it(place: Path) -> None:
     cache = DiskCache(place)
     cache.put("a", b"one")

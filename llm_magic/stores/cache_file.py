@@ -91,6 +91,14 @@ class CacheFile:
         self.local.find_many = connection.find_many
         return connection
 
+    def moved(self) -> bool:
+        """Whether the name is that of another file by now than the one that is open."""
+        try:
+            found = reader.identity(self.folder / reader.NAME)
+        except OSError:
+            return False
+        return found is not None and found != self._seen
+
     def disconnect(self) -> None:
         """Lets go of this thread's connection for reading."""
         self.local.__dict__.clear()

@@ -97,7 +97,8 @@ class DiskCache:
             row = self._file.local.find(key)
         except (AttributeError, sqlite3.Error):
             row = _AGAIN
-        if row is _AGAIN:
+        # Another kernel may have begun a new file, and this one would be asked for what is in it.
+        if row is _AGAIN or (row is None and self._file.moved()):
             row = self._look(lambda reader: reader.find(key))
         if row is None:
             return None
@@ -116,7 +117,10 @@ class DiskCache:
             keys = [key for key in keys if key not in waiting and key not in self._gone]
         try:
             found = self._file.local.find_many(keys)
+            again = len(found) < len(keys) and self._file.moved()
         except (AttributeError, sqlite3.Error):
+            again = True
+        if again:
             found = self._look(lambda reader: reader.find_many(keys)) or {}
         if found:
             now = time.time()
