@@ -542,6 +542,30 @@ def test_garbage_in_a_key_is_damage_and_a_reset_the_way_out(make, look, clock, w
     redis_counts.assert_sums_are_true(look)
 
 
+@pytest.mark.parametrize(
+    ("field", "about"),
+    [
+        ("cx", b"owner\nnames"),
+        ("cx", b"owner\n[]\n1 0 0 x"),
+        ("cx", b'owner\n{"kernel": 5}\n1 0 0 x'),
+        ("cx", b'\xff\n{"kernel": "k", "user": "u"}\n1 0 0 x'),
+        ("fx", b"no call"),
+        (b"c\xff", b'owner\n{"kernel": "k", "user": "u"}\n1 0 0 x'),
+    ],
+    ids=["two lines", "no names", "no user", "no text", "no flight", "no id"],
+)
+def test_a_reset_is_the_way_out_of_one_odd_entry_among_the_open_calls(make, look, field, about):
+    ledger, keys = make(owner=process(1)), Keys("k1", "ada")
+    assert ledger.hold(Claim("a", ONE, key="key"), []) == "held"
+    look.hset(keys.common[0], field, about)
+    with pytest.raises(StoreError) as caught:
+        ledger.forgive("user")
+    assert caught.value.damaged
+    ledger.reset_file()
+    ledger.forgive("user")
+    assert ledger.hold(Claim("b", ONE, key="key"), []) == "held"
+
+
 def test_a_reset_takes_away_no_more_than_what_is_damaged(make, look):
     ledger, keys = make(team="crew"), Keys("k1", "ada", "crew")
     ledger.limit_shared("team", "tokens", 100, 60.0)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def is_dead(owner: bytes) -> bool:
     """Whether a process is dead for certain, though its lease has not run out."""
-    return owners.alive(owner.decode()) is False
+    # One that is no text is nobody's; the next look tells of it.
+    return owners.alive(owner.decode(errors="replace")) is False
 
 
 def close_dead(server: Server, scripts: Scripts) -> int:
@@ -33,10 +34,12 @@ def close_dead(server: Server, scripts: Scripts) -> int:
     """
     # Of each is said whether that is certain: a lease may be renewed still.
     dead: dict[str, bool] = {}
-    for owner, lapsed in scripts.run("look", scopes=()):
-        alive = owners.alive(owner.decode())
-        if alive is False or (alive is None and lapsed):
-            dead[owner.decode()] = alive is False
+    with scripts.harm():
+        for each, lapsed in scripts.run("look", scopes=()):
+            owner = each.decode()
+            alive = owners.alive(owner)
+            if alive is False or (alive is None and lapsed):
+                dead[owner] = alive is False
     if not dead:
         return 0
     closed = 0
@@ -49,6 +52,25 @@ def close_dead(server: Server, scripts: Scripts) -> int:
             calls = [(id_,) for id_ in part]
             closed += scripts.of_calls("reap", header, calls, of=of, keys=of.usage)
     return closed
+
+
+def check_open(server: Server, scripts: Scripts) -> None:
+    """Looks whether all that is open can be understood by whoever would close it.
+
+    Raises:
+        StoreError: It cannot; or Redis cannot be used.
+    """
+    with scripts.harm():
+        scripts.run("look", scopes=())
+        for field, about in server.do(
+            lambda client: client.hgetall(scripts.keys.common[0])
+        ).items():
+            kind, words = field.decode()[:1], about.decode()
+            if kind == "c":
+                _, names, _ = words.split("\n", 2)
+                Keys(**json.loads(names))
+            elif kind == "f":
+                words.index("\n")
 
 
 def _open(

@@ -21,7 +21,7 @@ from llm_magic.entries import Trouble
 from llm_magic.errors import StoreError
 from llm_magic.ledger import Claim, Full, Ledger, Limit, Line, Metric, Saved, Scope, Used, Verdict
 from llm_magic.stores.ledger_sums import seconds
-from llm_magic.stores.redis.dead import close_dead, is_dead
+from llm_magic.stores.redis.dead import check_open, close_dead, is_dead
 from llm_magic.stores.redis.keys import Keys
 from llm_magic.stores.redis.pending import Pending, lines
 from llm_magic.stores.redis.scripts import Scripts, micros, name, numbers, parts, told
@@ -253,7 +253,7 @@ class RedisLedger(Ledger):
         keys, run = self._keys, self._scripts.run
         for scope in keys.scopes:
             yield partial(run, "check", scopes=(scope,)), keys.counts((scope,))
-        yield partial(run, "look", scopes=()), keys.common
+        yield partial(check_open, self._server, self._scripts), keys.common
         for key in keys.usage:
             yield partial(self._lines, key, "model"), [key]
         # A call that cannot be booked would be in the way of all others.
