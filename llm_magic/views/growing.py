@@ -223,6 +223,8 @@ def _cell(value: Any, limit: int, *, open_: bool) -> str:
 
 def _words(value: Any) -> str:
     """A value in a cell: a container as JSON, the rest as text."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False, default=str)
     return "" if value is None else str(value)

@@ -27,6 +27,7 @@ _LINK = 'target="_blank" rel="noopener noreferrer"'
 # A dollar in running text is money, and a backslash is one. In an element of its own, neither
 # begins a formula.
 _NO_MATHS = re.compile(r"[$\\]")
+_TO_ESCAPE = re.compile(r"""[&<>"'$\\]""")
 _ALONE = r'<span class="tex2jax_ignore mathjax_ignore">\g<0></span>'
 _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,40}")
 # Of pygments' 500 languages those that a notebook meets: some of the others take minutes for a
@@ -149,6 +150,9 @@ def thoughts_html(thoughts: str) -> str:
 
 def escaped(text: str) -> str:
     """Text as HTML in which nothing becomes a formula."""
+    # Most cells of a table that is drawn again and again have nothing of it.
+    if not _TO_ESCAPE.search(text):
+        return text
     return _NO_MATHS.sub(_ALONE, html.escape(text))
 
 
