@@ -1244,6 +1244,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a bit": lambda path: os.truncate(path, 50),
     "another database": lambda path: (path.unlink(), make_another(path)),
     "no schema": lambda path: path.write_bytes(path.read_bytes()[:100] + bytes(40_000)),
+    # SQLite's message has the name in it, of which sqlite3 can make no text.
+    "a name that is no text": lambda path: path.write_bytes(
+        path.read_bytes()
+        .replace(b"tableCacheCache", b"tableCac\x82eCache")
+        .replace(b"CREATE", b"CREXTE")
+    ),
 }
 
 

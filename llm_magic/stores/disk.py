@@ -46,7 +46,8 @@ _WRITING = 0.2
 _AGAIN = object()
 
 T = TypeVar("T")
-_FAULTS = (sqlite3.Error, OSError, StoreError)
+# The last: sqlite3 cannot even say what is damaged where a name in the file is no text.
+_FAULTS = (sqlite3.Error, OSError, StoreError, UnicodeDecodeError)
 # They are taken without their traceback, which would hold on to a connection.
 
 
@@ -95,7 +96,7 @@ class DiskCache:
                 return value
         try:
             row = self._file.local.find(key)
-        except (AttributeError, sqlite3.Error):
+        except (AttributeError, *_FAULTS):
             row = _AGAIN
         # Another kernel may have begun a new file, and this one would be asked for what is in it.
         if row is _AGAIN or (row is None and self._file.moved()):
@@ -118,7 +119,7 @@ class DiskCache:
         try:
             found = self._file.local.find_many(keys)
             again = len(found) < len(keys) and self._file.moved()
-        except (AttributeError, sqlite3.Error):
+        except (AttributeError, *_FAULTS):
             again = True
         if again:
             found = self._look(lambda reader: reader.find_many(keys)) or {}

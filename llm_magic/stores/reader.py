@@ -74,7 +74,7 @@ class Reader:
         try:
             self._execute("PRAGMA trusted_schema = OFF")
             self._execute("SELECT 1 FROM sqlite_master").fetchone()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             self.close()
             raise
 
@@ -245,7 +245,9 @@ def kind_of(error: BaseException, folder: Path | None = None) -> Kind:
     code = getattr(error, "sqlite_errorcode", None)
     # The lower byte; what is above says more than is needed here.
     kind = _KINDS.get(code & 0xFF if code else None)
-    if isinstance(error, OSError):
+    if isinstance(error, UnicodeDecodeError):
+        kind = "damaged"
+    elif isinstance(error, OSError):
         kind = _ERRNOS.get(error.errno or 0)
     elif "Could not decode" in str(error) or code == sqlite3.SQLITE_READONLY_ROLLBACK:
         # A rollback journal has no business beside a file with a write-ahead log.
