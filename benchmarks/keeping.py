@@ -70,12 +70,16 @@ def filled(folder: Path, count: int) -> None:
     bare.execute("PRAGMA journal_mode = WAL")
     bare.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT)")
     bare.execute("BEGIN")
+    rows: list[tuple[str, bytes]] = []
     for n in range(count):
         message = {"role": "user", "content": prompt(n)}
         print_ = fingerprint(Request((message,), "bench", URL))
         usage = Usage(100, 400)
         entry = Entry(answer(n), "bench", "stop", usage, cost=Decimal("0.001"), time=time.time())
-        cache.put(print_.key, pack(print_, entry))
+        rows.append((print_.key, pack(print_, entry)))
+        if len(rows) == 500 or n == count - 1:
+            cache.put_many(rows)
+            rows = []
         value = {"request": json.loads(print_.canonical), **entry.plain()}
         bare.execute("INSERT INTO answers VALUES (?, ?)", (print_.key, json.dumps(value)))
     bare.execute("COMMIT")

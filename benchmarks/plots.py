@@ -33,7 +33,7 @@ class Plot:
 PLOTS = {
     "page": Plot(
         "Bytes to the page",
-        "tokens in the answer, at 1,000 tokens/s",
+        "tokens in the answer, at 2,000 tokens/s",
         "kB",
         1e-3,
         "A cell sends the page what has changed, so its bytes grow with the length of the answer; "

@@ -68,7 +68,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """What the table shows."""
         told = {None: "", True: "yes", False: "no, see below" if not self.failed else "NO"}
-        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.{2 if self.ratio >= 0.1 else 4}f}"
         bar = BARS[self.bar].text if self.bar else ""
         ours, theirs = figure(self.ours, self.unit), figure(self.theirs, self.unit)
         return self.work, ours, self.peer, theirs, ratio, bar, told[self.met]

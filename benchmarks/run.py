@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,7 @@ def started(name: str, folder: str) -> tuple[subprocess.Popen[str], float]:
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
     return process, time.monotonic()
 
@@ -82,8 +84,12 @@ def ended(name: str, process: subprocess.Popen[str], began: float, folder: str) 
     try:
         process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        print(f"{name} is not done after {PATIENCE} s", file=sys.stderr)
+    finally:
+        if process.poll() is None:
+            # With its servers and kernels; also when this run is interrupted.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     part.seconds = time.monotonic() - began
     report = Path(folder, f"{name}.json")
     if report.exists():

@@ -39,14 +39,15 @@ WIDGET, UPDATES, MARKDOWN, PRINT, PEER = (
     "jupyter-ai %%ai, no stream",
 )
 # Tokens, tokens a second (0: as fast as the server can), and the ways to draw beside ours.
+GROWING = 2000
 EVERY = (PRINT, UPDATES, MARKDOWN, PEER)
 SPEEDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
-    (500, 1000, (PRINT, MARKDOWN)),
+    (500, GROWING, (PRINT, MARKDOWN)),
     (2000, 200, (PRINT, MARKDOWN, PEER)),
     (2000, 0, EVERY),
-    (2000, 1000, (PRINT, MARKDOWN)),
-    (6000, 1000, (PRINT,)),
-    (20_000, 1000, (PRINT,)),
+    (2000, GROWING, (PRINT, MARKDOWN)),
+    (6000, GROWING, (PRINT,)),
+    (20_000, GROWING, (PRINT,)),
 )
 
 # A kind of everything that is drawn: a twentieth of 2,000 tokens.
@@ -349,10 +350,10 @@ def main() -> int:
     beside(report, found, 200)
     report.add("2,000 tokens at 200 tokens/s, of a core", own[2000, 200].core, "%", bar="core")
     beside(report, found, 0)
-    short, many = own[2000, 1000], max(tokens for tokens, rate in own if rate == 1000)
+    short, many = own[2000, GROWING], max(tokens for tokens, rate in own if rate == GROWING)
     times = many / 2000
     if times > 1:
-        long = own[many, 1000]
+        long = own[many, GROWING]
         report.add(
             f"bytes of a token of {many:,}",
             long.size / many,
@@ -371,7 +372,7 @@ def main() -> int:
         )
     for row, each in found.items():
         for (tokens, rate), one in each.items():
-            if rate == 1000:
+            if rate == GROWING:
                 report.point("page", row, tokens, one.size)
     return report.finish()
 
