@@ -282,3 +282,33 @@ def test_a_page_that_never_shows_it_gets_plain_updates(
     assert len(shown.of("update_display_data")) >= 5
     assert final(shown)["text/plain"] == "Some words. " * 40
     kernel.run("live.OPENS = 2.5")
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    "cell",
+    ["%%llm -m m\nHello", "%%llm --compare a,b\nHello", "%%llm_map rows -m m\nHello {{ n }}"],
+)
+def test_an_interrupt_while_the_widget_is_made_leaves_none(
+    cell: str, kernel: Kernel, server: ScriptedServer
+) -> None:
+    kernel.run("%%llm -m m\nMade once.")
+    kernel.run("rows = [{'n': 1}, {'n': 2}]")
+    kernel.run(
+        "import os, signal, comm\n"
+        "from ipywidgets import Widget\n"
+        "opened = Widget.open\n"
+        "def interrupted(widget):\n"
+        "    opened(widget)\n"
+        "    Widget.open = opened\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "Widget.open = interrupted"
+    )
+    server.reset()
+    server.enqueue(Reply("Late.", delay=60), Reply("Late.", delay=60))
+
+    shown = kernel.run(cell)
+
+    (error,) = shown.of("error")
+    assert error["ename"] in ("Interrupted", "KeyboardInterrupt")
+    assert kernel.value("len(comm.get_comm_manager().comms)") == 0

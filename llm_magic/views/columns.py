@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_magic.types import Comparison, Response
-from llm_magic.views.base import News
+from llm_magic.views.base import News, undivided
 from llm_magic.views.notebook import BYTES_PER_SECOND, Output, growing, saved_form, show, waiting
 from llm_magic.views.render import escaped, status_html
 from llm_magic.views.terminal import TerminalView
@@ -188,7 +188,8 @@ class LiveColumns(Columns):
         from llm_magic.views.live import Column, Stream, warn
 
         try:
-            self._stream = Stream(self.labels, stop, interrupts=True)
+            with undivided():
+                self._stream = Stream(self.labels, stop, interrupts=True)
             places = range(len(self.labels))
             self._columns = [Column(self._stream, place, self._schema) for place in places]
             self._output.show(self._stream.bundle(", ".join(self.labels)))

@@ -21,7 +21,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from llm_magic import plain
-from llm_magic.views.base import REDRAWS_PER_SECOND, News
+from llm_magic.views.base import REDRAWS_PER_SECOND, News, undivided
 from llm_magic.views.growing import VALUES_PER_SECOND, Drawing
 from llm_magic.views.notebook import (
     NotebookView,
@@ -230,7 +230,8 @@ class LiveView:
         """Shows the row with the button, before the first word."""
         self._label, self._stop = label, stop
         try:
-            self._stream = Stream([label], stop, interrupts=self._interrupts)
+            with undivided():
+                self._stream = Stream([label], stop, interrupts=self._interrupts)
             self._column = Column(self._stream, 0, self._schema)
             self._output.show(self._stream.bundle(label))
             # Imports the renderer while the server thinks.

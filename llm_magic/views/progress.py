@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_magic.progress import Plan, ProgressView, Standing, Summary
 from llm_magic.views import runs_widgets, watched
-from llm_magic.views.base import News
+from llm_magic.views.base import News, undivided
 from llm_magic.views.notebook import BYTES_PER_SECOND, Output, show, waiting
 from llm_magic.views.render import line_html, quiet_html, status_html
 from llm_magic.views.rows import (
@@ -157,7 +157,8 @@ class LiveProgress:
 
         self._label, self._plan, self._stop = label, plan, stop
         try:
-            self._stream = Stream([label], stop, interrupts=True)
+            with undivided():
+                self._stream = Stream([label], stop, interrupts=True)
             self._growing = Growing(plan)
             self._column = Column(self._stream, 0, None, lambda: self._growing)
             self._output.show(self._stream.bundle(label))
