@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NO_KEY := OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL=
 
-.PHONY: demo test check lab bench notebooks clean
+.PHONY: demo test nbval pythons check lab bench soak notebooks clean
 
 demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 	$(BIN)/python -m llm_magic.demo notebooks/01_quickstart.ipynb
@@ -11,12 +11,23 @@ demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 # Tests wait more than they compute. A file stays in one process, and so does the browser.
 APART := -n 4 --dist loadgroup --no-loadscope-reorder
 
-# The notebooks are tested against the demo model, whatever the developer has set.
 test: .venv/.dev  ## everything but the style checks
 	$(BIN)/python -m pytest $(APART) $(COVER)
-	$(NO_KEY) PYTHONPATH=tests/guard \
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with notebooks/nbval.cfg notebooks
-	$(NO_KEY) PYTHONPATH=tests/guard LLM_MAGIC_MODE=replay $(BIN)/python -m pytest --nbval notebooks
+	$(MAKE) nbval
+
+# Against the demo model, whatever the developer has set or asked before. The path of the guard is
+# a whole one, since a kernel runs in the folder of its notebook.
+OFFLINE := $(NO_KEY) PYTHONPATH=$(CURDIR)/tests/guard \
+	LLM_MAGIC_CACHE_DIR=$(CURDIR)/.venv/nbval/cache LLM_MAGIC_LEDGER_DIR=$(CURDIR)/.venv/nbval/ledger
+NBVAL := $(BIN)/python -m pytest -n 3 --dist loadfile --nbval notebooks
+
+nbval: .venv/.dev  ## the notebooks: asked, then replayed
+	rm -rf .venv/nbval
+	$(OFFLINE) $(NBVAL) --nbval-sanitize-with notebooks/nbval.cfg
+	$(OFFLINE) LLM_MAGIC_MODE=replay $(NBVAL)
+
+pythons: .venv/.dev  ## the notebooks, and what differs between them, in Python 3.11, 3.12 and 3.13
+	.ci/pythons
 
 check: .venv/.dev  ## format, lint, types, layers, spelling
 	$(BIN)/ruff format --check .
@@ -24,6 +35,9 @@ check: .venv/.dev  ## format, lint, types, layers, spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell llm_magic tests benchmarks notebooks .ci *.md Makefile pyproject.toml
+
+soak: .venv/.dev  ## random faults against real kernels for 20 minutes
+	$(BIN)/python -m tests.hostile.soak --minutes 20
 
 lab: .venv/.lab  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
@@ -38,8 +52,10 @@ bench: .venv/.dev .venv/peers  ## one table of ratios beside other libraries; wr
 
 # Asked once, so that the cassettes are complete; saved as they replay, which is always the same.
 notebooks: .venv/.dev  ## run the notebooks anew and save their outputs
-	$(NO_KEY) $(BIN)/jupyter execute notebooks/*.ipynb
-	$(NO_KEY) LLM_MAGIC_MODE=replay $(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	rm -rf .venv/nbval
+	$(OFFLINE) $(BIN)/jupyter execute notebooks/*.ipynb
+	$(OFFLINE) LLM_MAGIC_MODE=replay $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	--coalesce-streams --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean:
 	rm -rf .venv
