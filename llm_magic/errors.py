@@ -237,12 +237,12 @@ class Interrupted(KeyboardInterrupt):
         by_button: Whether it was a Stop button, which means this answer alone.
     """
 
-    by_button = False
+    by_button: bool = False
 
     def __init__(self, message: str, response: Response) -> None:
         super().__init__(message, response)
         self.response = response
-        self.text = response.text
+        self.text: str = response.text
 
     def __str__(self) -> str:
         return str(self.args[0])

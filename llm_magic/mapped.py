@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -65,18 +65,29 @@ class Totals(dict[str, Any]):
         message: Why it is not whole, and what to do; empty where it is.
     """
 
+    model: str
+    rows: int
+    asked: int
+    cached: int
+    equal: int
+    failed: int
+    not_sent: int
+    cost: Decimal | None
+    usage: Usage
+    seconds: float
+    errors: Mapping[str, Sequence[int]]
+    message: str
+
     def __init__(self, session: Session, job: Job, outcome: Outcome, message: str) -> None:
         self._session, self._job, self._outcome = session, job, outcome
         self.model = job.base.model
         self.rows, self.not_sent = outcome.rows, outcome.open
         self.asked, self.cached, self.equal = outcome.asked, outcome.cached, outcome.equals
         self.failed = outcome.failures
-        self.cost: Decimal | None = outcome.cost
-        self.usage: Usage = outcome.usage
+        self.cost = outcome.cost
+        self.usage = outcome.usage
         self.seconds = outcome.seconds
-        self.errors: dict[str, Sequence[int]] = {
-            fault.message: list(fault.rows) for fault in outcome.faults
-        }
+        self.errors = {fault.message: list(fault.rows) for fault in outcome.faults}
         self.message = message
         super().__init__(self._plain())
 

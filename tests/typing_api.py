@@ -223,7 +223,8 @@ def what_a_run_came_to(frame: pd.DataFrame) -> None:
     assert_type(totals.failed, int)
     assert_type(totals.cost, Decimal | None)
     assert_type(totals.usage, Usage)
-    assert_type(totals.errors, dict[str, Sequence[int]])
+    assert_type(totals.errors, Mapping[str, Sequence[int]])
+    assert_type(totals.seconds, float)
     assert_type(totals.message, str)
     assert_type(totals.retry_failed(), Any)
 
