@@ -38,6 +38,10 @@ def of_stream(body: bytes) -> Said:
                     break
                 chunks.append(json.loads(whole.decode()))
                 said = of_chunks(chunks, "delta")
+            elif line and line.split(b":")[0] not in (b"", b"event", b"id", b"retry"):
+                # The standard passes over it. What was data until something happened to it has
+                # words that the answer would lack.
+                raise ValueError(line)
         except (ValueError, RecursionError):
             if not said.finish:
                 raise

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import llm_magic
@@ -34,7 +34,7 @@ numbers = itertools.count()
 # JSON as text, since much of what servers send is nothing that Python could write.
 
 Written = str
-DEPTHS = [1, 10, 90, *range(900, 1000, 3), 5000, 100_000]
+DEPTHS = [1, 10, 90, 400, 600, *range(900, 1000, 3), 5000, 100_000]
 
 
 def quoted(text: str) -> Written:
@@ -181,8 +181,10 @@ def replies(draw: st.DrawFn) -> Raw:
     return Raw([body], status=status, headers=headers, kind="application/json")
 
 
-@fuzz(250)
+@fuzz(180)
 @given(reply=replies())
+@example(reply=Raw([b'{"error":' * 600 + b"1" + b"}" * 600], status=500))
+@example(reply=Raw([b"[" * 600 + b"]" * 600], status=401))
 def test_any_json_is_the_right_answer_of_a_cell_or_one_error(
     raw: RawServer, tmp_path: Path, reply: Raw
 ) -> None:
@@ -203,7 +205,7 @@ def test_any_json_is_the_right_answer_of_a_cell_or_one_error(
     assert first.response.status()
 
 
-@fuzz(40)
+@fuzz(30)
 @given(bodies=st.lists(WHOLE, min_size=1, max_size=8))
 def test_any_json_is_the_right_answer_of_a_row_or_its_error(
     raw: RawServer, tmp_path: Path, bodies: list[bytes]
@@ -230,7 +232,7 @@ def test_any_json_is_the_right_answer_of_a_row_or_its_error(
             assert answer == of_whole(body).text
 
 
-@fuzz(60)
+@fuzz(50)
 @given(text=st.one_of(ANY, st.text(max_size=20), members(PLAIN)))
 def test_any_text_is_a_value_of_the_type_or_one_error(
     raw: RawServer, tmp_path: Path, text: str

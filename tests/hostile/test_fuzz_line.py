@@ -103,7 +103,7 @@ def table(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return terminal
 
 
-@fuzz(150)
+@fuzz(120)
 @given(line=lines(), cell=BODIES)
 def test_any_line_of_a_cell_works_or_is_refused(
     table: Terminal, server: ScriptedServer, line: str, cell: str
@@ -159,7 +159,7 @@ ADMIN = st.sampled_from(
 SUBJECTS = ["stats", "list", "prune", "--requests", "--tokens", "--usd", "--per", "--scope", "--by"]
 
 
-@fuzz(80)
+@fuzz(60)
 @given(name=ADMIN, words=st.lists(WORDS | st.sampled_from(SUBJECTS), max_size=4))
 def test_any_line_of_another_magic_works_or_is_refused(
     table: Terminal, server: ScriptedServer, name: str, words: list[str]

@@ -78,7 +78,7 @@ def put(client: Any, key: bytes, kind: str, word: bytes, moment: float = 0.0) ->
 # The cache
 
 
-@fuzz(60)
+@fuzz(30)
 @given(kind=TYPES, odd=CHANGES | WORDS)
 def test_a_cell_is_answered_rightly_whatever_its_value_in_redis(
     raw: RawServer,
@@ -200,7 +200,7 @@ def are_sums(place: str, kind: str, value: bytes) -> bool:
     return "sums" in place and kind == "string" and len(value) >= 48 and len(value) % 8 == 0
 
 
-@fuzz(150)
+@fuzz(100)
 @given(
     kind=TYPES.filter(lambda each: each != "gone"),
     odd=CHANGES | WORDS,
@@ -264,7 +264,7 @@ def as_bytes(client: Any, key: bytes) -> bytes:
     return bytes(next(iter(client.hgetall(key).values()), b""))
 
 
-@fuzz(100)
+@fuzz(50)
 @given(place=st.sampled_from(["open", "user log", "user usage"]), word=CHANGES | WORDS, steps=STEPS)
 def test_one_odd_entry_is_counted_rightly_or_refused(
     store: RedisServer,
@@ -289,7 +289,7 @@ def test_one_odd_entry_is_counted_rightly_or_refused(
         check_reset(counted)
 
 
-@fuzz(25)
+@fuzz(20)
 @given(kind=TYPES.filter(lambda each: each != "gone"), odd=WORDS, place=st.integers(0, 9))
 def test_a_cell_is_answered_or_told_whatever_is_in_the_ledger(
     raw: RawServer,

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import llm_magic
 from llm_magic.entries import _check, describe, fingerprint, pack, unpack
 from llm_magic.stores import disk
 from llm_magic.stores.disk import DiskCache
@@ -109,15 +110,15 @@ STATEMENTS = st.sampled_from(
 )
 
 
-@fuzz(80)
+@fuzz(60)
 @given(data=st.data())
 def test_a_cell_is_answered_rightly_whatever_happens_to_its_row(
     raw: RawServer, tmp_path: Path, data: st.DataObject
 ) -> None:
     """From the row where it is sound; else it is asked anew."""
     raw.reply = echo
-    first = asked("Question?").response
-    assert first is not None
+    llm_magic.cache().clear()
+    assert asked("Question?").response is not None
     with closing(sqlite3.connect(tmp_path / "cache" / "cache.db", isolation_level=None)) as db:
         value = db.execute("SELECT value FROM Cache WHERE typeof(value) = 'blob'").fetchone()[0]
         column = data.draw(st.sampled_from(["value", "value", "value", *COLUMNS]), label="column")
@@ -131,10 +132,9 @@ def test_a_cell_is_answered_rightly_whatever_happens_to_its_row(
     assert second.response is not None
     assert second.response.text == "To Question?"
     assert len(second.told) <= 1
-    asked("Question?", fresh=True)
 
 
-@fuzz(12)
+@fuzz(8)
 @given(data=st.data())
 def test_a_cell_is_answered_rightly_whatever_happens_to_the_file(
     raw: RawServer, tmp_path: Path, data: st.DataObject, monkeypatch: pytest.MonkeyPatch
@@ -210,7 +210,7 @@ def _old(number: int) -> bytes:
     return f"answer {number} ".encode() * 50
 
 
-@fuzz(120)
+@fuzz(80)
 @given(data=st.data())
 def test_a_store_over_any_file_gives_what_was_put_or_nothing(
     filled: Path,
@@ -251,10 +251,12 @@ def test_a_store_over_any_file_gives_what_was_put_or_nothing(
 
 REQUEST = Request(({"role": "user", "content": "Question?"},), "m", "http://127.0.0.1:1/v1")
 PRINT = fingerprint(REQUEST)
+FORGED = pack(PRINT, answer("Yes."))[:16] + pack(PRINT, answer("No."))[16:]
+"""Another answer behind the checksum of the one that was kept."""
 
 
 @fuzz(200)
-@given(change=CHANGES | st.sampled_from(PICKLES))
+@given(change=CHANGES | st.sampled_from([*PICKLES, FORGED]))
 def test_bytes_are_the_answer_that_was_kept_or_none(change: Change | bytes) -> None:
     value = change if isinstance(change, bytes) else change.of(pack(PRINT, answer("Yes.")))
     found = unpack(PRINT, value)

@@ -181,7 +181,7 @@ def check(raw: RawServer, reply: Raw, ledger: Path) -> str | None:
     return first.response.text
 
 
-@fuzz(100)
+@fuzz(80)
 @given(reply=valid())
 def test_a_valid_stream_is_read_to_the_letter_however_it_is_cut(
     raw: RawServer, tmp_path: Path, reply: Raw
@@ -189,7 +189,7 @@ def test_a_valid_stream_is_read_to_the_letter_however_it_is_cut(
     assert check(raw, reply, tmp_path / "ledger") is not None
 
 
-@fuzz(150)
+@fuzz(120)
 @given(reply=broken())
 def test_a_broken_stream_is_the_right_answer_or_one_error(
     raw: RawServer, tmp_path: Path, reply: Raw
@@ -197,7 +197,7 @@ def test_a_broken_stream_is_the_right_answer_or_one_error(
     check(raw, reply, tmp_path / "ledger")
 
 
-@fuzz(60)
+@fuzz(40)
 @given(reply=noise())
 def test_bytes_that_are_no_stream_are_one_error(raw: RawServer, tmp_path: Path, reply: Raw) -> None:
     assert check(raw, reply, tmp_path / "ledger") is None

@@ -249,7 +249,7 @@ def rendered(source: str, names: Mapping[str, Any]) -> Any:
     return None
 
 
-@fuzz(400)
+@fuzz(200)
 @given(source=TEMPLATES, value=VALUES, other=VALUES)
 def test_any_template_over_any_values_is_a_prompt_or_one_error(
     source: str, value: Any, other: Any
@@ -259,7 +259,7 @@ def test_any_template_over_any_values_is_a_prompt_or_one_error(
     assert content is None or isinstance(content, str | list)
 
 
-@fuzz(40)
+@fuzz(25)
 @given(source=TEMPLATES, value=VALUES, system=TEMPLATES)
 def test_a_cell_shows_no_traceback_whatever_its_template(
     terminal: Terminal, server: ScriptedServer, source: str, value: Any, system: str
@@ -380,7 +380,7 @@ def names() -> dict[str, Any]:
     }
 
 
-@fuzz(300)
+@fuzz(200)
 @given(way=WAYS_OUT)
 @example(way="function.__globals__.CANARY")
 @example(way="'{0.__globals__}'.format(function)")
@@ -395,7 +395,7 @@ def test_no_expression_gets_out_of_the_sandbox(names: dict[str, Any], way: str) 
 # Values
 
 
-@fuzz(200)
+@fuzz(80)
 @given(value=TEXTS, before=st.text(string.ascii_letters, max_size=3))
 def test_a_value_is_never_expanded(value: str, before: str) -> None:
     """Not in a list, a loop, a macro, a filter, a table, nor when it was put together of parts."""
