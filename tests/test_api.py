@@ -138,17 +138,18 @@ def test_a_script_ends_while_a_call_is_on_its_way(server: ScriptedServer) -> Non
     """The loop's thread does not keep a finished program alive."""
     server.enqueue(Reply("Slow. " * 100, tokens_per_second=10))
     code = (
-        "import asyncio, llm_magic\n"
+        "import asyncio, sys, llm_magic\n"
         "async def main():\n"
         "    call = asyncio.ensure_future(llm_magic.aask('Hello'))\n"
-        "    await asyncio.sleep(1.5)\n"
-        "    import os, sys\n"
+        "    await asyncio.to_thread(sys.stdin.readline)\n"
         "    sys.exit(3)\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=20)
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as script:
+        server.wait_for_requests(1, timeout=30)
+        script.communicate(b"\n", timeout=30)
 
-    assert done.returncode == 3
+    assert script.returncode == 3
     assert server.requests[0].closed.wait(2)
 
 
