@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NO_KEY := OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL=
 
-.PHONY: demo test nbval pythons check lab bench soak notebooks clean
+.PHONY: demo test nbval pythons check lab bench soak notebooks package clean
 
 demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 	$(BIN)/python -m llm_magic.demo notebooks/01_quickstart.ipynb
@@ -56,6 +56,9 @@ notebooks: .venv/.dev  ## run the notebooks anew and save their outputs
 	$(OFFLINE) $(BIN)/jupyter execute notebooks/*.ipynb
 	$(OFFLINE) LLM_MAGIC_MODE=replay $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	--coalesce-streams --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+package: .venv/.dev  ## wheel and sdist into empty environments from the package index, and tried there
+	$(BIN)/python -m tests.install
 
 clean:
 	rm -rf .venv
