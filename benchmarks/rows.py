@@ -200,7 +200,7 @@ def compared(report: Report, url: str) -> None:
         report.note(
             f"Ours, bare aiohttp and AsyncOpenAI are asked for {ROWS:,} rows, the slower clients "
             f"for the first {FEWER:,} of them; `python benchmarks/rows.py full` asks everybody for "
-            "all. Their rate is the same, and their memory higher."
+            "all. A row costs them the same CPU however many there are, and their memory grows."
         )
 
 

@@ -31,7 +31,7 @@ from load import LoadServer  # noqa: E402
 from peer_rows import ANSWER, Review, texts  # noqa: E402
 from report import QUICK, Report  # noqa: E402
 
-from tests.redis_servers import RedisServer  # noqa: E402
+from tests.redis_servers import KINDS, RedisServer, binary  # noqa: E402
 
 ROWS, ROUNDS = (2_000, 1) if QUICK else (3_000, 3)
 CONTENDERS = ("kernel", "dask 1", "dask 2", "pool 2")
@@ -126,7 +126,11 @@ def main() -> int:
     """Everybody in turn."""
     report = Report("Rows on workers")
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in CONTENDERS}
-    with LoadServer(latency=0.02, answer=ANSWER) as server, RedisServer("redis") as redis:
+    found = next((kind for kind in KINDS if binary(kind)), None)
+    if found is None:
+        report.note("Neither redis-server nor valkey-server is installed.")
+        return report.finish()
+    with LoadServer(latency=0.02, answer=ANSWER) as server, RedisServer(found) as redis:
         for _ in range(ROUNDS):
             for kind, each in runs.items():
                 each.append(measured(kind, server.url, redis))
