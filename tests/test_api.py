@@ -1,6 +1,7 @@
 """ask and aask in plain Python: scripts, threads, running event loops, forks."""
 
 import asyncio
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import llm_magic
 from llm_magic import errors
+from llm_magic.signatures import AskOptions, MapOptions
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("provider")
@@ -36,6 +38,13 @@ def test_a_temperature_is_the_same_however_it_is_written(server: ScriptedServer)
 
     first, second = server.requests
     assert first.raw == second.raw
+
+
+def test_type_checkers_know_the_options_that_there_are() -> None:
+    ask, map_rows = map(inspect.signature, (llm_magic.ask, llm_magic.map_rows))
+
+    assert {"prompt", "schema", *AskOptions.__annotations__} == set(ask.parameters)
+    assert {"frame", "prompt", *MapOptions.__annotations__} == set(map_rows.parameters)
 
 
 def test_ask_inside_a_running_loop() -> None:
