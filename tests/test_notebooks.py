@@ -1,6 +1,5 @@
 """The example notebooks as they are saved: what a reader sees who runs nothing."""
 
-import base64
 import json
 import re
 from pathlib import Path
@@ -89,19 +88,11 @@ def test_it_needs_no_kernel_to_be_read(name: str) -> None:
 
 @each
 def test_it_ends_with_a_table_or_a_figure(name: str) -> None:
-    """One of the last three cells that show anything."""
-    shown = [cell for cell in code(name) if cell["outputs"]][-3:]
-    kinds = [output.get("data", {}) for cell in shown for output in cell["outputs"]]
+    """In one of the last two cells."""
+    kinds = [output.get("data", {}) for cell in code(name)[-2:] for output in cell["outputs"]]
     assert any(
         "image/png" in kind or "<table" in "".join(kind.get("text/html", ())) for kind in kinds
     )
-
-
-@each
-def test_figures_are_whole_pictures(name: str) -> None:
-    for output in outputs(name):
-        if picture := output.get("data", {}).get("image/png"):
-            assert base64.b64decode("".join(picture)).startswith(b"\x89PNG")
 
 
 @each
