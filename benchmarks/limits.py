@@ -5,7 +5,7 @@
 
 A load server in a process of its own; ``map_rows`` in another one, with its window and its rate
 found anew for each line. Servers of 50 rows a second leave a machine idle: their six runs go at
-once, and those of 300 rows a second two at a time.
+once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from report import QUICK, Report, figure  # noqa: E402
 
 SLOTS, SECONDS = 16, 0.1
 # Rate, rows, and how many runs at once.
-LIMITED = ((300, 1_000 if QUICK else 3_000, 2), (50, 200 if QUICK else 1_000, 6))
+LIMITED = ((300, 1_000 if QUICK else 3_000, 1), (50, 200 if QUICK else 1_000, 6))
 # Whether headers tell the rate, the burst, and the unit of Retry-After.
 KINDS = [
     (headers, burst, wait)
@@ -129,7 +129,7 @@ def main() -> int:
     slotted(report, 800 if QUICK else 3_000)
     report.note(
         "The shares are of what the server could have let in, its burst included. With a limit of "
-        "50 rows/s six runs go at once, with 300 rows/s two, each with a server of its own."
+        "50 rows/s six runs go at once, each with a server of its own."
     )
     return report.finish()
 
