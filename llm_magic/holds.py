@@ -151,7 +151,7 @@ class Hold:
         tier = request.fields.get("service_tier")
         # By the model that answered; a name that only the server knows has the price of the one
         # that was asked.
-        for name in (model, request.model):
+        for name in (model or request.model, request.model):
             cost = prices.cost(name, request.base_url, usage, service_tier=tier)
             if cost is not None:
                 return cost

@@ -254,6 +254,21 @@ def test_a_cut_answer_is_booked_in_full() -> None:
     run(check)
 
 
+def test_an_answer_cut_before_its_model_was_named_has_the_price_of_the_one_asked() -> None:
+    """At a server on this machine, where what has no price of its own is free."""
+
+    async def check(books: Books) -> None:
+        request = replace(REQUEST, base_url="http://localhost:8000/v1")
+        hold = await held(books, request, limits=(REQUESTS,))
+        await hold.sent()
+        answer = answered()
+        answer.request = request
+        hold.settle(answer)
+        assert books.used(*ALL) == [1, BOUND, BOUND * 1000]
+
+    run(check)
+
+
 def test_a_cut_answer_that_was_counted_is_booked_as_counted() -> None:
     async def check(books: Books) -> None:
         hold = await held(books)
