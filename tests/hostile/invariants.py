@@ -94,7 +94,9 @@ def cache_is_right(world: World) -> None:
             for key in [key for key in lost if _died_with(world, kept[key])]:
                 del kept[key]
                 lost.remove(key)
-            if lost and (time.monotonic() > end or any(kept[key].seen for key in lost)):
+            # Unless a warning said that they wait.
+            late = all(not kept[key].seen and kept[key].life in world.warned for key in lost)
+            if not late or time.monotonic() > end:
                 raise Broken("cache", f"answers are lost in {store}: {sorted(lost)[:5]}")
             # What waits in memory is written with an answer that comes later.
             for life in {kept[key].life for key in lost}:
@@ -152,7 +154,9 @@ def keep(world: World, step: Step, results: list[Result]) -> None:
         for asked in result.asked:
             if asked.got is not None and asked.kept:
                 key = asked.model, asked.prompt
-                world.kept[world.store_of(result.life)].setdefault(key, Kept(result.life))
+                world.kept[world.store_of(result.life)].setdefault(
+                    key, Kept(result.life, not asked.chat)
+                )
 
 
 def asked_once(world: World, step: Step, since: int) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from llm_magic.testing import FAULTS, QUIRKS, Received, Reply, ScriptedServer
@@ -104,7 +105,7 @@ class Served:
         got = self.received
         return got.sent_chunks > 0 or got.finished.is_set()
 
-    @property
+    @cached_property
     def tokens(self) -> tuple[int, int]:
         """Tokens in and out of the whole answer."""
         usage = completion(replace(self.reply, usage="own_chunk"), self.received.body)["usage"]
@@ -169,6 +170,8 @@ class Provider(ScriptedServer):
         if plan == "wrong_json":
             pass
         elif plan == "" or reply.text or (plan in ("slow", "late", "crawl")):
-            reply = replace(reply, text=words)
+            # What was stopped on its way is no answer, however it is taken.
+            cut = reply.finish in ("length", "content_filter")
+            reply = replace(reply, text=words[: len(words) // 2] if cut else words)
         self._chosen = reply, plan
         return reply

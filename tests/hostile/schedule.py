@@ -102,6 +102,9 @@ def drawn(seed: int, number: int, *, redis: bool = True) -> Step:
     fault = _fault(dice, team=team) if "fault" in what else ""
     if "net" in what and not fault and dice.random() < 0.15:
         fault = dice.choice(NETS)
+    if fault == "read_only":
+        # Its kernel is begun anew, which the first one never is.
+        kernels, use = (DISK[1],), "cell" if use == "both" else use
     stop = phase = ""
     if "stop" in what:
         may_die = kernels[-1] != DISK[0]

@@ -159,8 +159,11 @@ def from_coroutine(desk: Desk) -> None:
 def again(desk: Desk) -> None:
     """What was answered before; without a request, if nothing befell the cache since."""
     store = desk.world.store_of(desk.worker.name)
-    known = [prompt for model, prompt in desk.world.kept[store] if model == MODELS[0]]
-    known = [each for each in known if JSON not in each]
+    known = [
+        prompt
+        for (model, prompt), kept in desk.world.kept[store].items()
+        if model == MODELS[0] and kept.alone and kept.seen and JSON not in prompt
+    ]
     if not known:
         desk.simple()
         return

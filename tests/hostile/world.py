@@ -19,7 +19,7 @@ from tests.conftest import KEY
 from tests.hostile.disks import Disk
 from tests.hostile.kernels import Worker
 from tests.hostile.provider import MODELS, PRICES, Provider, Served
-from tests.hostile.schedule import DISK, TEAM
+from tests.hostile.schedule import DISK, LIMITS, TEAM
 from tests.redis_servers import RedisServer, binary
 
 PASSWORD = "pw-MARKER-0f-the-hostile-tests"
@@ -86,10 +86,12 @@ class Kept:
 
     Attributes:
         life: The kernel that has it.
+        alone: Whether no other turns were before the question.
         seen: Whether it was there already.
     """
 
     life: str
+    alone: bool
     seen: bool = False
 
 
@@ -152,7 +154,11 @@ class World:
             "LLM_MAGIC_LEDGER_DIR": str(self.disks["ledger"].place / "ledger"),
             "LLM_MAGIC_CACHE_SIZE": "32 MB",
             "LLM_MAGIC_QUOTA_REQUESTS": "None",
-            "LLM_MAGIC_LIMITS": f"1000000 requests per {SPAN} per user",
+            # Where USD are not limited no answer is capped, and nobody knows what one comes to
+            # whose kernel is killed.
+            "LLM_MAGIC_LIMITS": "; ".join(
+                f"1000000000 {each} per {SPAN} per user" for each in LIMITS
+            ),
             "LLM_MAGIC_USER": USER,
             "LLM_MAGIC_RETRIES": "1",
             "LLM_MAGIC_TIMEOUT": "60",
