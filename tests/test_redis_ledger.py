@@ -566,6 +566,33 @@ def test_a_reset_is_the_way_out_of_one_odd_entry_among_the_open_calls(make, look
     assert ledger.hold(Claim("b", ONE, key="key"), []) == "held"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "'x', 1, 0, 0, '', 'm'",
+        "1, 'x', 0, 0, '', 'm'",
+        "1, 1, 0, 0, '', 5",
+        "0/0, 1, 0, 0, '', 'm'",
+        "1, -1, 0, 0, '', 'm'",
+        "1, 2^60, 0, 0, '', 'm'",
+    ],
+    ids=["moment", "requests", "model", "no number", "negative", "too large"],
+)
+def test_a_reset_is_the_way_out_of_a_call_that_cannot_be_booked(make, look, odd):
+    """It has as many parts as a call, but not of their kinds."""
+    ledger, keys = make(owner=process(1)), Keys("k1", "ada")
+    assert ledger.hold(Claim("a", ONE), []) == "held"
+    whole = f"{{'held', {odd}, '', '2026-01-01', 'o'}}"
+    look.eval(f"redis.call('SET', KEYS[1], cmsgpack.pack({whole}))", 1, keys.call("a"))
+    ledger.settle("a", used(model="m"))
+    with pytest.raises(StoreError) as caught:
+        ledger.hold(Claim("b", ONE), [])
+    assert caught.value.damaged
+    ledger.reset_file()
+    ledger.forgive("user")
+    assert ledger.hold(Claim("b", ONE), []) == "held"
+
+
 def test_a_reset_takes_away_no_more_than_what_is_damaged(make, look):
     ledger, keys = make(team="crew"), Keys("k1", "ada", "crew")
     ledger.limit_shared("team", "tokens", 100, 60.0)

@@ -291,6 +291,14 @@ local function read_call(key)
     if type(call) ~= 'table' or not call[1] or STATES[call[1]] ~= #call then
         damaged()
     end
+    for place = 2, #call do
+        local value = call[place]
+        if type(value) ~= (place <= 5 and 'number' or 'string') then
+            damaged()
+        elseif place <= 5 and not (value >= 0 and value < NEVER) then
+            damaged()
+        end
+    end
     return {
         state = call[1], t = call[2], amount = { call[3], call[4], call[5] }, key = call[6],
         model = call[7], cell = call[8], day = call[9], owner = call[10],
