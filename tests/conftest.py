@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from hypothesis import settings
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
 from jupyter_client.manager import KernelManager
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 GUARD = Path(__file__).parent / "guard"
 KEY = "sk-MARKER-5ecret-0f-the-tests"
+# An example that takes long on a busy machine is not wrong.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_configure() -> None:
