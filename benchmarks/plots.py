@@ -60,7 +60,8 @@ PLOTS = {
         "entries in the cache",
         "µs, median",
         1e6,
-        "A hit takes about the same time with one answer in the cache and with a hundred thousand.",
+        "Among a hundred thousand answers a hit takes about twice as long as where there is one, and "
+        "so does a bare get.",
     ),
     "window": Plot(
         "Holding and settling a call",
@@ -75,8 +76,7 @@ PLOTS = {
         "processes at once, a call each 20 ms",
         "µs, median",
         1e6,
-        "Several kernels wait little for each other; from where they ask for more than the cores "
-        "there are, they wait for those.",
+        "Several kernels wait little for each other; many on few cores wait for the cores.",
     ),
     "rows": Plot(
         "A table",
@@ -90,8 +90,8 @@ PLOTS = {
         "rows of a generator",
         "MB",
         1,
-        "Rows are pulled as they are needed and results are kept in typed columns: the memory is "
-        "mostly those columns.",
+        "Rows are pulled as they are needed and results are kept in typed columns: a row adds some "
+        "tens of bytes.",
         log=False,
     ),
 }
