@@ -132,10 +132,15 @@ class Worker(Kernel):
             "IPYTHONDIR": str(self._own / "ipython"),
             "HOSTILE_CLOCK": str(self._clock),
         }
+        plain = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("OPENAI_", "LLM_MAGIC_", "JPY_"))
+        }
         self.manager = KernelManager()
         with self.log.open("ab") as log:
             self.manager.start_kernel(
-                env={**os.environ, **self._environment, **self._watched, **own},
+                env={**plain, **self._environment, **self._watched, **own},
                 cwd=str(self._own),
                 stdout=log,
                 stderr=log,

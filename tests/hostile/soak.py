@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import statistics
 import sys
 import time
+import traceback
 from collections import Counter, deque
 
 from tests import conftest
@@ -32,10 +34,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--no-redis", action="store_true", help="Without the kernel with Redis.")
     chosen = parser.parse_args(words)
     conftest.pytest_configure()
+    # Also then disks are to be given back, and kernels to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seed = random.randrange(10**6) if chosen.seed is None else chosen.seed
     print(f"seed {seed}", flush=True)
     with World(redis=not chosen.no_redis) as world:
         soak = Soak(world, seed)
+        stopped = False
         try:
             end = time.monotonic() + 60 * chosen.minutes
             number = chosen.step
@@ -45,12 +50,13 @@ def main(words: list[str] | None = None) -> int:
                 if chosen.only:
                     break
             soak.memory_is_bounded()
-        except Broken as error:
+        except Exception as error:
             soak.report(error)
             return 1
         except KeyboardInterrupt:
             print("\nstopped")
-        soak.table()
+            stopped = True
+        soak.table(stopped=stopped)
     return 0
 
 
@@ -117,8 +123,10 @@ class Soak:
         if after > before + TREND_MB:
             raise Broken("growth", f"memory grew from {before:.0f} to {after:.0f} MB")
 
-    def report(self, error: Broken) -> None:
+    def report(self, error: Exception) -> None:
         """What broke, and how to play it again."""
+        if not isinstance(error, Broken):
+            traceback.print_exception(error)
         print(f"\nBROKEN {error}\n")
         print(f"seed {self._seed}, step {self._last[-1].number}; the last steps:")
         for step in self._last:
@@ -138,9 +146,10 @@ class Soak:
             flush=True,
         )
 
-    def table(self) -> None:
-        """The end."""
-        self.say()
+    def table(self, *, stopped: bool) -> None:
+        """The end; kernels are in the middle of something where it was stopped."""
+        if not stopped:
+            self.say()
         print("\nno invariant broken")
         for name, count in sorted(self._world.counted.items()):
             print(f"  {name:32} {count:6}")
