@@ -260,7 +260,14 @@ def _environment() -> SandboxedEnvironment:
             return _MARK
         return words.replace(_MARK, "")
 
-    environment = SandboxedEnvironment(
+    class Sandbox(SandboxedEnvironment):
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            # Format strings read any attribute. Jinja2 watches those of a text, "".format, but
+            # not those that the class has for all texts, str.format.
+            unbound = isinstance(obj, type) and attr in ("format", "format_map")
+            return not unbound and super().is_safe_attribute(obj, attr, value)
+
+    environment = Sandbox(
         undefined=StrictUndefined,
         finalize=finalize,
         keep_trailing_newline=True,

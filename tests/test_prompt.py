@@ -273,3 +273,32 @@ def test_an_error_without_words_is_named_by_its_class() -> None:
 
     with pytest.raises(PromptError, match="The template failed with Mute; nothing was sent"):
         render("{{ value }}", {"value": Value()})
+
+
+SECRET = "of-the-module"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "str.format('{0.__globals__[SECRET]}', function)",
+        "str['format']('{0.__globals__[SECRET]}', function)",
+        "(str|attr('format'))('{0.__globals__[SECRET]}', function)",
+        "str.format_map('{f.__globals__[SECRET]}', {'f': function})",
+        "'{0.__globals__[SECRET]}'.format(function)",
+    ],
+)
+def test_a_format_string_reads_no_more_than_the_template_may(expression: str) -> None:
+    """The globals of a function have all that its module knows, keys in the environment too."""
+
+    def function() -> None:
+        """One of the notebook's."""
+
+    with pytest.raises(PromptError, match="nothing was sent") as caught:
+        render(f"{{{{ {expression} }}}}", {"function": function})
+
+    assert SECRET not in str(caught.value)
+
+
+def test_a_format_string_of_a_template_works_for_what_it_may_read() -> None:
+    assert render("{{ '{:.1f} {}'.format(x, name) }}", {"x": 1.25, "name": "a"}) == "1.2 a"
