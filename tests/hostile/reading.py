@@ -61,7 +61,8 @@ def of_chunks(chunks: list[Any], part: str) -> Said:
                 continue
             content = (choice.get(part) or {}).get("content")
             if isinstance(content, list):
-                content = "".join(each.get("text") or "" for each in content)
+                parts = (each for each in content if isinstance(each, dict))
+                content = "".join(each.get("text") or "" for each in parts)
             words += content or ""
             finish = str(choice.get("finish_reason") or finish)
             break

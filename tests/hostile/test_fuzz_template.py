@@ -347,6 +347,8 @@ WAYS_OUT = st.one_of(
     FORMATS.map(lambda each: f"({each}|safe).format(function)"),
     FORMATS.map(lambda each: f"[{each}]|map('format', function)|list"),
     FORMATS.map(lambda each: f"str.format({each}, function)"),
+    FORMATS.map(lambda each: f"(str|attr('format'))({each}, function)"),
+    FORMATS.map(lambda each: f"str['format_map']({each}, {{'0': function}})"),
     FORMATS.map(lambda each: f"[{each}.format]|map('call', function)|list"),
     CHAINS.map(lambda each: f"({each})|list"),
     CHAINS.map(lambda each: f"sorted([{each}])"),
@@ -384,6 +386,7 @@ def names() -> dict[str, Any]:
 @given(way=WAYS_OUT)
 @example(way="function.__globals__.CANARY")
 @example(way="'{0.__globals__}'.format(function)")
+@example(way="str.format('{0.__globals__}', function)")
 @example(way="error.__traceback__.tb_frame.f_globals.CANARY")
 def test_no_expression_gets_out_of_the_sandbox(names: dict[str, Any], way: str) -> None:
     """By its ways the globals of a notebook's function could be had, and through them all else."""
