@@ -60,8 +60,8 @@ PLOTS = {
         "entries in the cache",
         "µs, median",
         1e6,
-        "Among a hundred thousand answers a hit takes about twice as long as where there is one, and "
-        "so does a bare get.",
+        "Among a hundred thousand answers a hit takes about twice as long as where there is one, "
+        "and so does a bare get.",
     ),
     "window": Plot(
         "Holding and settling a call",

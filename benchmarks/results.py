@@ -59,6 +59,10 @@ process of its own, servers on loopback in processes of their own: seconds depen
 the ratios much less. *Ratio* is ours divided by theirs: below 1 is less time, memory or bytes than
 theirs; for rows/s, above 1 is faster. A *bar* is what the project claims and the run checks.
 """
+BUSY = """\
+**The machine had other work during this run.** What is held against a clock suffers from that more
+than the ratios do: run `make bench` on a quiet machine for figures to rely on.
+"""
 UNMEASURED = """\
 ## What is not measured here
 
@@ -97,6 +101,7 @@ def written(parts: list[Part], seconds: float, load: float) -> str:
         f"- Here: {versions(parts)}",
         f"- Peers, in an environment of their own: {peers()}",
         "",
+        *([BUSY] if load > 1 else []),
         *table(parts),
         *grows(drawn),
         *missed(parts),
@@ -185,7 +190,7 @@ def missed(parts: list[Part]) -> list[str]:
         why = BARS[each.bar].known or "This run missed it; it is not known to be missed."
         beside = f" beside {each.peer}" if each.peer else ""
         shown = cells[4] if BARS[each.bar].of == "ratio" else cells[1]
-        lines.append(f"- **{BARS[each.bar].text}**{beside}: {shown}. {why}")
+        lines.append(f"- **{BARS[each.bar].text}** ({each.work.strip()}{beside}): {shown}. {why}")
     measured = {each.bar for part in parts for each in part.rows}
     lines += [
         f"- **{bar.text}**: not measured." for name, bar in BARS.items() if name not in measured
