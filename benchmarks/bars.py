@@ -37,19 +37,18 @@ FLOOR = (
     "A row costs about three times the CPU of the bare loop: that one sends and reads, while ours "
     "also renders the template, looks the row up in the cache, holds its worst case against the "
     "limits, books what it used and keeps its answer. No part of that stands out in a profile. 0.6 "
-    "is an aim; the bars beside the other clients are met."
+    "is an aim."
 )
 HIT = (
     "It lies at the bar, on either side of it by the hour and the size of the cache. A hit is some "
     "60 to 90 µs where the bare get is 10 to 20: a third of it unpacks the row, which halves the "
     "file, and checks its sum and its request, so that no damaged or planted row is served; the "
-    "rest reads the settings, makes the key and the Response, and notes what was saved. The bar of "
-    "2 ms is met more than twenty times over."
+    "rest reads the settings, makes the key and the Response, and notes what was saved."
 )
 FULL_SPEED = (
     "An answer that is whole within a tenth of a second leaves nothing to stream. What is saved in "
     "the notebook, raw Markdown and the rendered form, is by itself more than twice the text; "
-    "`print` saves the text alone. At the speed of a model (200 tokens/s) the bar is met."
+    "`print` saves the text alone. The speed of a model is that of the lines at 200 tokens/s."
 )
 
 BARS: dict[str, Bar] = {
