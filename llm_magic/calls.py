@@ -11,7 +11,7 @@ from llm_magic.chats import NOWHERE, Place
 from llm_magic.run import Run
 from llm_magic.session import Session
 from llm_magic.types import Comparison, Request, Response, Wish
-from llm_magic.views import Silent, View
+from llm_magic.views import Silent, View, undivided
 
 if TYPE_CHECKING:
     from llm_magic.views.columns import Columns
@@ -108,7 +108,8 @@ def compare(
         columns.start(stop)
         answers = together([partial(_through, session, run, wish) for run in runs], stop)
     finally:
-        columns.finish()
+        with undivided():
+            columns.finish()
         session.desk.warn()
     return Comparison(zip((each.model for each in requests), answers, strict=True))
 
@@ -139,11 +140,17 @@ def _finish(
 ) -> Response:
     """Takes a whole answer down in its conversation, and draws its final form."""
     drawn, feedback = not isinstance(view, Silent), bool(session.settings.feedback)
-    kept = place.keep(request, response, told=drawn and feedback)
-    notes = [kept, after(response) if after else ""]
-    if drawn:
-        status = _status(session, response, *notes) if feedback else ""
-        view.finish(response.value, status, response.reasoning)
+    status = ""
+    try:
+        kept = place.keep(request, response, told=drawn and feedback)
+        notes = [kept, after(response) if after else ""]
+        if drawn and feedback:
+            status = _status(session, response, *notes)
+    finally:
+        # Also where Ctrl-C comes only now: the answer is whole, and a widget would be left over.
+        if drawn:
+            with undivided():
+                view.finish(response.value, status, response.reasoning)
     return response
 
 

@@ -312,3 +312,27 @@ def test_an_interrupt_while_the_widget_is_made_leaves_none(
     (error,) = shown.of("error")
     assert error["ename"] in ("Interrupted", "KeyboardInterrupt")
     assert kernel.value("len(comm.get_comm_manager().comms)") == 0
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("cell", ["%%llm -m m\nHello", "%%llm --compare a,b\nHello"])
+def test_an_interrupt_while_the_whole_answer_is_drawn_leaves_no_widget(
+    cell: str, kernel: Kernel, server: ScriptedServer
+) -> None:
+    kernel.run("%%llm -m m\nMade once.")
+    kernel.run(
+        "import os, signal, comm\n"
+        "from ipywidgets import Widget\n"
+        "closed = Widget.close\n"
+        "def interrupted(widget):\n"
+        "    Widget.close = closed\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    closed(widget)\n"
+        "Widget.close = interrupted"
+    )
+    server.reset()
+
+    shown = kernel.run(cell)
+
+    assert [each["ename"] for each in shown.of("error")] == ["KeyboardInterrupt"]
+    assert kernel.value("len(comm.get_comm_manager().comms)") == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_magic.types import Comparison, Response
-from llm_magic.views.base import Feed, Silent, View, uninterrupted, wait
+from llm_magic.views.base import Feed, Silent, View, undivided, uninterrupted, wait
 
 if TYPE_CHECKING:
     from llm_magic.structured import Schema
@@ -26,6 +26,7 @@ __all__ = [
     "choose_columns",
     "show_answers",
     "show_report",
+    "undivided",
     "uninterrupted",
     "wait",
 ]
