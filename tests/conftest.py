@@ -57,19 +57,26 @@ def forget_settings() -> None:
             del os.environ[name]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several at once (``-n 2``): a file stays in one process, and so does the browser.
+def pytest_collection_finish() -> None:
+    """Settings of the tests themselves, such as where pictures go, have been read by now."""
+    forget_settings()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Several at once (``-n 4``): a file stays in one process, and so do all with a browser.
 
     So a kernel or a server that tests of a file share is started once, and no two Chromium draw at
     the same time.
     """
-    for item in items:
-        path = item.path
-        group = "browser" if path.parent.name == "browser" else path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    # Those of the tests themselves, such as where pictures go, have been read by now.
-    forget_settings()
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "browser" if "/browser/" in file else file
+
+    return ByFile(config, log)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
