@@ -36,8 +36,9 @@ check: .venv/.dev  ## format, lint, types, layers, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell llm_magic tests benchmarks notebooks .ci *.md Makefile pyproject.toml
 
-soak: .venv/.dev  ## random faults against real kernels for 20 minutes
+soak: .venv/.dev  ## random faults against real kernels for 20 minutes, then fuzzing with new seeds
 	$(BIN)/python -m tests.hostile.soak --minutes 20
+	LLM_MAGIC_FUZZ=soak $(BIN)/python -m pytest $(APART) -q tests/hostile -k fuzz
 
 lab: .venv/.lab  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks

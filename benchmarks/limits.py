@@ -103,7 +103,7 @@ def limited(report: Report) -> None:
             found = each.result()
             # The bucket is full at the start: what it could have let in is more than the rate.
             share = 100 * count / (rate * found["seconds"] + burst)
-            told = "told" if headers else f"not told, wait in {wait}"
+            told = f"{'told' if headers else 'not told'}, wait in {wait}"
             work = f"{rate} rows/s, burst {burst}, {told}"
             with_ = "with headers" if headers else "without"
             report.add(work, share, "% of it", bar=f"rate {with_}")

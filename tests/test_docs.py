@@ -164,7 +164,7 @@ def runs(line: str) -> None:
 COMMANDS: dict[str, Callable[[str], None]] = {
     "make demo": make_knows,  # tests/test_demo.py runs what it runs
     "make lab": make_knows,
-    'python -m pip install ".[lab]"': has_extras,  # tests/test_packaging.py installs it
+    'python -m pip install ".[lab]"': has_extras,  # `make lab` installs the same
     "jupyter lab notebooks": begins,  # tests/browser is in front of it
     "LLM_MAGIC_MODE=replay .venv/bin/jupyter execute notebooks/01_quickstart.ipynb": runs,
 }
