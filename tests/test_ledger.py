@@ -732,9 +732,9 @@ def test_a_hold_costs_the_same_with_many_rows_in_the_window(make, connections, p
         with closing(sqlite3.connect(path)) as db:
             first = db.execute("SELECT max(n) FROM calls").fetchone()[0]
             db.executemany(
-                """INSERT INTO calls SELECT ?1, 'fill' || ?1, t, user, kernel, 'done', key, owner,
-                lease, 1, 1, 1, '', '', 0, 0, 0, 1 FROM calls WHERE n = ?2""",
-                [(first + 1 + each, first) for each in range(count)],
+                """INSERT INTO calls SELECT ?, 'fill' || ?, t, user, kernel, 'done', key, owner,
+                lease, 1, 1, 1, '', '', 0, 0, 0, 1 FROM calls WHERE n = ?""",
+                [(n, n, first) for n in range(first + 1, first + 1 + count)],
             )
             db.execute("DELETE FROM sums")
             db.commit()

@@ -265,7 +265,9 @@ def usage(db: sqlite3.Connection, by: str, user: str, kernel: str | None) -> lis
     """Calls and free answers by model, day or cell; of all kernels where none is named."""
     whole = (by, user, kernel)
     lines: dict[str, tuple[int, ...]] = {}
-    for name, *numbers in (*db.execute(_CALLS, whole), *db.execute(_HITS, whole)):
+    for name, *numbers in chain.from_iterable(
+        many.execute(db, each, *whole) for each in (_CALLS, _HITS)
+    ):
         before = lines.get(name, (0,) * len(numbers))
         lines[name] = tuple(map(sum, zip(before, numbers, strict=True)))
     found = [Line(name, *numbers) for name, numbers in sorted(lines.items())]

@@ -56,9 +56,9 @@ def day(moment: int) -> str:
 def newest(db: sqlite3.Connection) -> int:
     """The latest moment that the file knows of, in nanoseconds: before it, time does not go."""
     row = db.execute(
-        """SELECT coalesce((SELECT t FROM calls ORDER BY n DESC LIMIT 1), ?1),
-            coalesce((SELECT max(t) + 1 FROM forgiven), ?1)""",
-        (BEGINNING,),
+        """SELECT coalesce((SELECT t FROM calls ORDER BY n DESC LIMIT 1), ?),
+            coalesce((SELECT max(t) + 1 FROM forgiven), ?)""",
+        (BEGINNING, BEGINNING),
     ).fetchone()
     return int(max(row))
 
@@ -80,9 +80,9 @@ def forgive(db: sqlite3.Connection, scope: Scope, name: str, now: int) -> None:
     db.execute("INSERT OR REPLACE INTO forgiven VALUES (?, ?, ?)", (*whole, now))
     db.execute("DELETE FROM kept WHERE scope = ? AND name = ?", whole)
     db.execute(
-        """INSERT INTO kept SELECT ?1, ?2, n FROM calls WHERE state IN ('held', 'sent')
-        AND CASE ?1 WHEN 'kernel' THEN kernel ELSE user END = ?2""",
-        whole,
+        """INSERT INTO kept SELECT ?, ?, n FROM calls WHERE state IN ('held', 'sent')
+        AND CASE ? WHEN 'kernel' THEN kernel ELSE user END = ?""",
+        whole * 2,
     )
 
 

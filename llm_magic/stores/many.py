@@ -7,6 +7,7 @@ NULL: the texts stay few, and SQLite's statements for them are found again inste
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -43,27 +44,43 @@ def run(
     if not rows:
         return []
     columns = len(rows[0])
-    most = (db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(fixed)) // columns
-    sizes = [size for size in _SIZES if size <= most]
+    (head, before), (tail, after) = map(_in_order, statement.split("VALUES #"))
+    room = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(before) - len(after)
+    sizes = [size for size in _SIZES if size <= room // columns]
     found: list[tuple[Any, ...]] = []
     for first in range(0, len(rows), sizes[-1]):
         part = rows[first : first + sizes[-1]]
         size = next(size for size in sizes if size >= len(part))
-        values: list[Any] = [*fixed]
+        values = [fixed[number] for number in before]
         for row in part:
             values += row
         values += [None] * ((size - len(part)) * columns)
-        found += db.execute(_text(statement, len(fixed), columns, size), values).fetchall()
+        values += [fixed[number] for number in after]
+        found += db.execute(_text(head, tail, columns, size), values).fetchall()
     return found
 
 
+def execute(db: sqlite3.Connection, statement: str, *fixed: Any) -> sqlite3.Cursor:
+    """Runs a statement in which ``?1`` is the first value, wherever it stands."""
+    text, order = _in_order(statement)
+    return db.execute(text, [fixed[number] for number in order])
+
+
+@lru_cache(maxsize=64)
+def _in_order(statement: str) -> tuple[str, tuple[int, ...]]:
+    """The same with a ``?`` for each ``?N``, and which value each of them is, counted from 0.
+
+    To Python 3.12 numbered parameters are named ones: it warns of each that comes in a sequence,
+    and later ones refuse it; a dict of so many names takes a hundred times as long.
+    """
+    order = tuple(int(number) - 1 for number in re.findall(r"\?(\d+)", statement))
+    return re.sub(r"\?\d+", "?", statement), order
+
+
 @lru_cache(maxsize=256)
-def _text(statement: str, fixed: int, columns: int, size: int) -> str:
-    rows = (
-        ", ".join(f"?{first + column}" for column in range(columns))
-        for first in range(fixed + 1, fixed + 1 + size * columns, columns)
-    )
-    return statement.replace("VALUES #", "VALUES " + ", ".join(f"({row})" for row in rows))
+def _text(head: str, tail: str, columns: int, size: int) -> str:
+    row = "(" + ", ".join("?" * columns) + ")"
+    return f"{head}VALUES {', '.join([row] * size)}{tail}"
 
 
 def parts(rows: Sequence[R]) -> Iterator[list[R]]:
