@@ -26,6 +26,8 @@ ELSEWHERE = re.compile(r"^(https?|wss?|ftp)://(?!127\.0\.0\.1[:/]|localhost[:/])
 # Read here: each test begins without the developer's settings.
 PICTURES = os.environ.get("LLM_MAGIC_SCREENSHOTS")
 WINDOW = {"width": 1100, "height": 800}
+# What Notebook 7 does with the same code as JupyterLab; on a laptop it is tried there alone.
+ALIKE = {"test_around.py", "test_rows.py", "test_unsafe.py", "test_workers.py"}
 
 
 def give_up(reason: str) -> NoReturn:
@@ -33,6 +35,16 @@ def give_up(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what takes minutes and differs in neither front end; CI leaves out nothing."""
+    if os.environ.get("CI"):
+        return
+    twice = [each for each in items if each.path.name in ALIKE and "[notebook" in each.name]
+    if twice and len(twice) < len(items):
+        config.hook.pytest_deselected(items=twice)
+        items[:] = [each for each in items if each not in set(twice)]
 
 
 @pytest.fixture(scope="package")

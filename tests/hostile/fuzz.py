@@ -31,7 +31,7 @@ from llm_magic.types import Response
 from tests.conftest import KEY
 
 SOAK = os.environ.get("LLM_MAGIC_FUZZ") == "soak"
-TIMES = 10
+TIMES = 20
 """How many times as much is tried in ``make soak``."""
 HANGS = 60.0
 """Seconds after which an example is called hung; most take milliseconds."""

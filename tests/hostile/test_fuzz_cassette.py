@@ -165,7 +165,7 @@ def check_named(error: StoreError, data: bytes, good: bytes) -> None:
     assert line.strip() not in good.split(b"\n")
 
 
-@fuzz(250)
+@fuzz(120)
 @given(data=st.data())
 def test_any_file_gives_what_was_recorded_or_names_the_line(
     recorded: bytes, tmp_path: Path, data: st.DataObject
@@ -202,7 +202,7 @@ def usable(entry: Entry) -> bool:
     return 0 <= entry.seconds < 1e15 and 0 <= entry.time < 1e15
 
 
-@fuzz(120)
+@fuzz(60)
 @given(data=st.data())
 def test_recording_destroys_no_line_that_it_cannot_read(
     recorded: bytes, tmp_path: Path, data: st.DataObject

@@ -182,7 +182,7 @@ def replies(draw: st.DrawFn) -> Raw:
     return Raw([body], status=status, headers=headers, kind="application/json")
 
 
-@fuzz(180)
+@fuzz(80)
 @given(reply=replies())
 @example(reply=Raw([b'{"error":' * 1200 + b"1" + b"}" * 1200]))
 @example(reply=Raw([b'{"error":' * 1200 + b"1" + b"}" * 1200], status=500))

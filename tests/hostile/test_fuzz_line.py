@@ -103,7 +103,7 @@ def table(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return terminal
 
 
-@fuzz(120)
+@fuzz(60)
 @given(line=lines(), cell=BODIES)
 def test_any_line_of_a_cell_works_or_is_refused(
     table: Terminal, server: ScriptedServer, line: str, cell: str
@@ -111,7 +111,7 @@ def test_any_line_of_a_cell_works_or_is_refused(
     check(table, server, "llm", line, cell)
 
 
-@fuzz(100)
+@fuzz(60)
 @given(line=lines())
 def test_any_line_with_its_prompt_works_or_is_refused(
     table: Terminal, server: ScriptedServer, line: str
@@ -119,7 +119,7 @@ def test_any_line_with_its_prompt_works_or_is_refused(
     check(table, server, "llm", line, None)
 
 
-@fuzz(80)
+@fuzz(40)
 @given(
     line=st.one_of(lines("rows"), lines("rows", "name", "<<"), lines("rows[:0]"), lines()),
     cell=BODIES,
