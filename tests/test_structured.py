@@ -20,7 +20,7 @@ from llm_magic.errors import (
     Truncated,
 )
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import KEY, Kernel, Terminal, interrupted_when, plain
+from tests.conftest import KEY, SOON, Kernel, Terminal, interrupted_when, plain
 
 DEFINE = """
 from pydantic import BaseModel, Field
@@ -393,7 +393,7 @@ def test_interrupted_it_keeps_the_partial_text(user: Terminal, server: ScriptedS
     assert ran.error.text
     assert RIGHT.startswith(ran.error.text)
     assert "review" not in user.shell.user_ns
-    assert seconds < 2
+    assert seconds < SOON
 
 
 @pytest.fixture(scope="module")
