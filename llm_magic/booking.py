@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import sys
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -110,6 +112,7 @@ class Quota:
         self._renewing: asyncio.Task[None] | None = None
         self._next: _Turn | None = None
         self._lock = threading.Lock()
+        self._collected: deque[tuple[Hold, Answer | None]] = deque()
         # One random name for all: to draw one for each of many calls takes longer than a hold.
         self._name, self._numbers = uuid.uuid4().hex, itertools.count()
 
@@ -184,6 +187,8 @@ class Quota:
     def _take_turn(self) -> None:
         with self._lock:
             turn, self._next = self._next or _Turn(), None
+        while self._collected:
+            turn.closed.append(self._collected.popleft())
         fault: BaseException | None = None
         for work, waiting in self._steps(turn):
             try:
@@ -288,6 +293,11 @@ class Quota:
     def close(self, hold: Hold, answer: Answer | None) -> None:
         """Books what a call came to, or gives back what it held; nobody waits for it."""
         self._open.discard(hold)
+        if isinstance(sys.exception(), GeneratorExit):
+            # The collector ends a call that nobody waits for, anywhere in this thread: also where
+            # it has a lock of the executor. The next turn takes it.
+            self._collected.append((hold, answer))
+            return
         if self._renewing and not self._open:
             self._renewing.cancel()
             self._renewing = None

@@ -673,6 +673,28 @@ class Spending:
         self.truth += nanos((Decimal(usage.input_tokens) + 2 * usage.output_tokens) / 10**6)
 
 
+def test_a_call_that_the_collector_ends_waits_for_no_lock(tmp_path: Path) -> None:
+    """It may come where this thread has one of the executor; the next turn gives back."""
+    books = Books(tmp_path / "ledger.db")
+
+    async def collected() -> None:
+        call = books.hold()
+        call.send(None)  # Now it waits to be told what it was granted.
+        books.settled()
+        with books.executor._shutdown_lock:
+            call.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(collected(),), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    asyncio.run(books.held(1)).give_back()
+
+    assert books.used() == [0, 0]
+    books.executor.shutdown()
+    books.ledger.close()
+
+
 STEPS = st.lists(
     st.tuples(
         st.lists(st.integers(0, 40), min_size=1, max_size=12),
