@@ -8,7 +8,7 @@ NO_KEY := OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL
 demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 	$(BIN)/python -m llm_magic.demo notebooks/01_quickstart.ipynb
 
-# Tests wait more than they compute. A file stays in one process, and so does the browser.
+# Tests wait about as much as they compute. A file stays in one process, and so does a front end.
 APART := -n 4 --dist loadscope --no-loadscope-reorder
 
 test: .venv/.dev  ## everything but the style checks

@@ -66,17 +66,18 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Several at once (``-n 4``): a file stays in one process, and so do all with a browser.
+    """Several at once (``-n 4``): a file stays in one process, and so does a front end.
 
-    So a kernel or a server that tests of a file share is started once, and no two Chromium draw at
-    the same time.
+    So a kernel, a server or a browser that tests share is started once.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "browser" if "/browser/" in file else file
+            file, _, test = nodeid.partition("::")
+            if "/browser/" in file:
+                return "Notebook 7" if "[notebook" in test else "JupyterLab"
+            return file
 
     return ByFile(config, log)
 

@@ -668,7 +668,7 @@ def test_a_kernel_shows_half_a_surrogate_pair(server: ScriptedServer) -> None:
 # --- Fuzzing
 
 
-COUNT = 6_000
+COUNT = 3_000
 
 
 def test_no_random_document_acts() -> None:
