@@ -197,7 +197,7 @@ def ledgers_are_true(world: World) -> None:
         booked = sum(each.requests for each in found)
         if booked < len(counted):
             raise Broken("ledger", f"{store}: {booked} booked of {len(counted)} requests")
-        most = sum(each.weight != "nothing" for each in served) + world.killed[store]
+        most = sum(each.weight != "nothing" for each in served) + world.stopped[store]
         if booked > most:
             raise Broken("ledger", f"{store}: {booked} booked of {most} requests at most")
         tokens = sum(each.tokens for each in found)

@@ -17,6 +17,8 @@ from tests.hostile.world import Broken, Result, Stopper, World
 
 KILLED_ROWS = 64
 """Calls that a killed kernel can have booked and not sent: those that a run holds at once."""
+CUT = 2
+"""Calls of an interrupted cell that can be booked and not sent: those of a comparison."""
 WARM_UP = """
 rows = [{"q": f"q-warm-WORD-{n}"} for n in range(30)]
 get_ipython().run_cell_magic("llm_map", "rows out << --quiet", "{{ q }}")
@@ -83,8 +85,10 @@ def stopping(world: World, step: Step) -> Iterator[None]:
     finally:
         stopper.over.set()
         stopper.join()
+        if stopper.done:
+            many = step.stop == "kill" or step.use == "map"
+            world.stopped[world.store_of(worker.name)] += KILLED_ROWS if many else CUT
         if stopper.done and step.stop == "kill":
-            world.killed[world.store_of(worker.name)] += KILLED_ROWS
             worker.restart()
 
 

@@ -88,7 +88,7 @@ class Served:
         streamed = reply.stream and body.get("stream") is True
         if reply.status != 200 or reply.error is not None or reply.raw is not None:
             return "nothing"
-        if reply.rejected(body) or reply.fault in ("close_before_headers", "empty"):
+        if reply.rejected(body) or reply.fault == "close_before_headers":
             return "nothing"
         if reply.fault in ("error_in_stream", "event_error", "old_vllm_error", "field_error") and (
             not streamed or reply.after == 0
@@ -101,9 +101,9 @@ class Served:
 
     @property
     def began(self) -> bool:
-        """Whether anything of it was made for certain."""
+        """Whether anything of it was made for certain; of an empty answer nobody can tell."""
         got = self.received
-        return got.sent_chunks > 0 or got.finished.is_set()
+        return got.sent_chunks > 0 or (got.finished.is_set() and self.reply.fault != "empty")
 
     @cached_property
     def tokens(self) -> tuple[int, int]:

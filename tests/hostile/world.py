@@ -102,7 +102,7 @@ class World:
         kept: Answers that must be in a cache, by the store and the question.
         leaks: Where a secret was seen.
         counted: How often each fault was there.
-        killed: How many calls killed kernels may have left booked, by the store.
+        stopped: How many calls that were stopped may be booked and never sent, by the store.
         limited: The last limit: what, how much was left, and the requests while it was there.
         damaged: Whether bytes of the cache's file were changed.
         warned: Kernels, and which of their lives, that were warned of a store.
@@ -119,7 +119,7 @@ class World:
         self.counted: Counter[str] = Counter()
         self.workers: dict[str, Worker] = {}
         self.redis: RedisServer | None = None
-        self.killed: Counter[str] = Counter()
+        self.stopped: Counter[str] = Counter()
         self.limited: tuple[str, int, list[Served]] | None = None
         self.damaged = False
         self.asked_next = 0
