@@ -20,7 +20,7 @@ pytestmark = [
     ),
 ]
 
-ROUNDS = 10
+ROUNDS = 6
 PROSE = Reply("Some **words**. " * 20)
 CODE = Reply("```python\nx = 1\n```\n")
 CITIES = Reply('{"result": [{"name": "Osorno", "people": 5}, {"name": "Arica", "people": 7}]}')

@@ -21,7 +21,7 @@ def limited(rate, burst, asked, latency, *, rows=ROWS, **server) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("rate", "burst", "asked"), [*itertools.product((300, 50), (10, 60, 300), ASKED)]
+    ("rate", "burst", "asked"), [*itertools.product((300, 50), (10, 60), ASKED)]
 )
 def test_a_limit_that_headers_tell_is_used_and_not_passed(rate, burst, asked):
     found = limited(rate, burst, asked, 0.05, headers=True)
@@ -42,14 +42,14 @@ def test_a_limit_that_only_rejections_tell_is_used_and_seldom_passed(rate, burst
     assert found.per_100 < 5
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_by_headers_whatever_the_luck(seed):
     found = limited(300, 60, "s", 0.02, headers=True, seed=seed)
     assert found.share >= 0.95
     assert found.per_100 < 2
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_by_rejections_whatever_the_luck(seed):
     found = limited(300, 60, "ms", 0.1, seed=seed)
     assert found.share >= 0.8
