@@ -890,11 +890,12 @@ class Rules(RuleBasedStateMachine):
             assert verdict == expected
             return
         assert isinstance(verdict, Full)
-        at = [moment for _, _, moment in expected]
-        last = None if None in at else max(at)
-        assert (verdict.limit, verdict.used, last) in expected
+        # In seconds: of two limits that fit again a nanosecond apart either may be named.
+        told = [(limit, used, at and seconds(at)) for limit, used, at in expected]
+        frees = [at for _, _, at in told]
+        assert verdict.retry_at == (None if None in frees else max(frees))
+        assert (verdict.limit, verdict.used, verdict.retry_at) in told
         assert verdict.asked == worst.of(verdict.limit.metric)
-        assert verdict.retry_at == (None if last is None else seconds(last))
 
     @rule(kernel=KERNELS, uses=st.lists(st.tuples(IDS, st.none() | AMOUNTS), max_size=6))
     def settle_many(self, kernel, uses):
@@ -974,7 +975,8 @@ class Ledgers(Rules):
         for ledger in self.ledgers.values():
             ledger.close()
         self.patch.undo()
-        shutil.rmtree(self.folder)
+        # SQLite may be taking its own files away at the same time.
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @rule(
         kernel=KERNELS,
