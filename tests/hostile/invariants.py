@@ -279,7 +279,10 @@ def _bytes(file: Path) -> bytes:
 
 # A cache has a connection for each thread that reads, of which asyncio makes some as it likes.
 _FILES = [f"{name}.db{side}" for name in ("cache", "ledger") for side in ("", "-wal", "-shm")]
-SLACK = {"socket": 4, "threads": 1, **dict.fromkeys(_FILES, 8)}
+# A thread that read a cache which another kernel has set aside reads on in it until it next looks
+# something up: one connection for each thread, however often that happens.
+_OLD = [f"{name} (deleted)" for name in _FILES]
+SLACK = {"socket": 4, "threads": 1, **dict.fromkeys([*_FILES, *_OLD], 8)}
 """What comes and goes: connections that are kept for a while, a file that is opened anew."""
 
 
