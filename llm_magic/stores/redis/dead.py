@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from llm_magic import owner as owners
@@ -62,12 +63,10 @@ def check_open(server: Server, scripts: Scripts) -> None:
     """
     with scripts.harm():
         scripts.run("look", scopes=())
-        for field, about in server.do(
-            lambda client: client.hgetall(scripts.keys.common[0])
-        ).items():
+        for field, about in _everything_open(server, scripts.keys):
             kind, words = field.decode()[:1], about.decode()
             if kind == "c":
-                _, names, _ = words.split("\n", 2)
+                _, names = _whose(about)
                 Keys(**json.loads(names))
             elif kind == "f":
                 words.index("\n")
@@ -80,9 +79,21 @@ def _open(
     keys = scripts.keys
     found: dict[tuple[str, str], list[str]] = {(each, json.dumps(keys.names)): [] for each in dead}
     with scripts.harm():
-        for field, about in server.do(lambda client: client.hgetall(keys.common[0])).items():
+        for field, about in _everything_open(server, keys):
             if field.startswith(b"c"):
-                owner, names, _ = about.decode().split("\n", 2)
+                owner, names = _whose(about)
                 if owner in dead:
                     found.setdefault((owner, names), []).append(field.decode()[1:])
     return found
+
+
+def _everything_open(server: Server, keys: Keys) -> Iterable[tuple[bytes, bytes]]:
+    """What is open, as Redis has it: calls, and what else somebody has begun."""
+    found: dict[bytes, bytes] = server.do(lambda client: client.hgetall(keys.common[0]))
+    return found.items()
+
+
+def _whose(about: bytes) -> tuple[str, str]:
+    """The process and the scopes of an open call."""
+    owner, names, _ = about.decode().split("\n", 2)
+    return owner, names
