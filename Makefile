@@ -9,7 +9,7 @@ demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 	$(BIN)/python -m llm_magic.demo notebooks/01_quickstart.ipynb
 
 # Tests wait about as much as they compute. A file stays in one process, and so does a front end.
-APART := -n 4 --dist loadscope --no-loadscope-reorder
+APART := -n 4 --no-loadscope-reorder
 
 test: .venv/.dev  ## everything but the style checks
 	$(BIN)/python -m pytest $(APART) $(COVER)
