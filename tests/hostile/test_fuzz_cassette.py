@@ -156,6 +156,14 @@ def in_file(data: bytes, print_: Fingerprint) -> str | None:
     return found
 
 
+def harmed(recorded: bytes, folder: Path, data: st.DataObject) -> tuple[Path, bytes]:
+    """A cassette's file to which something has happened, and what is in it."""
+    content = data.draw(damaged(recorded) | st.binary(max_size=40), label="file")
+    path = folder / NAME
+    path.write_bytes(content)
+    return path, content
+
+
 def check_named(error: StoreError, data: bytes, good: bytes) -> None:
     """The error names the file, and a line of it that was not recorded so."""
     check_message(error)
@@ -170,9 +178,7 @@ def check_named(error: StoreError, data: bytes, good: bytes) -> None:
 def test_any_file_gives_what_was_recorded_or_names_the_line(
     recorded: bytes, tmp_path: Path, data: st.DataObject
 ) -> None:
-    content = data.draw(damaged(recorded) | st.binary(max_size=40), label="file")
-    path = tmp_path / NAME
-    path.write_bytes(content)
+    path, content = harmed(recorded, tmp_path, data)
     cassette = Cassette(path)
     try:
         with not_hung():
@@ -207,9 +213,7 @@ def usable(entry: Entry) -> bool:
 def test_recording_destroys_no_line_that_it_cannot_read(
     recorded: bytes, tmp_path: Path, data: st.DataObject
 ) -> None:
-    content = data.draw(damaged(recorded) | st.binary(max_size=40), label="file")
-    path = tmp_path / NAME
-    path.write_bytes(content)
+    path, content = harmed(recorded, tmp_path, data)
     try:
         with not_hung():
             Cassette(path).record(asked(50), answer("New."))
