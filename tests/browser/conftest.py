@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
@@ -20,6 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 from llm_magic.testing import ScriptedServer
 from tests.browser.page import Desk
 from tests.browser.site import TOKEN, Site
+from tests.conftest import give_up
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ELSEWHERE = re.compile(r"^(https?|wss?|ftp)://(?!127\.0\.0\.1[:/]|localhost[:/])", re.IGNORECASE)
@@ -28,13 +28,6 @@ PICTURES = os.environ.get("LLM_MAGIC_SCREENSHOTS")
 WINDOW = {"width": 1100, "height": 800}
 # What Notebook 7 does with the same code as JupyterLab; on a laptop it is tried there alone.
 ALIKE = {"test_around.py", "test_rows.py", "test_unsafe.py", "test_workers.py"}
-
-
-def give_up(reason: str) -> NoReturn:
-    """No browser: skipped on a laptop, a failure in CI."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

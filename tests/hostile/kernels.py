@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.manager import KernelManager
 
-from tests.conftest import Kernel, Shown
+from tests.conftest import Kernel, Shown, gather
 from tests.test_nothing_grows import COUNT
 
 LONGEST = 90.0
@@ -167,23 +168,14 @@ class Worker(Kernel):
             Hung: It took longer.
         """
         end = time.monotonic() + timeout
-        messages: list[tuple[str, dict[str, Any]]] = []
+        shown = Shown([], {})
+        next_output = partial(self._next, self.client.get_iopub_msg, end)
         try:
-            while True:
-                message = self._next(self.client.get_iopub_msg, end)
-                if message["parent_header"].get("msg_id") != request:
-                    continue
-                kind, content = message["msg_type"], message["content"]
-                messages.append((kind, content))
-                if kind == "status" and content["execution_state"] == "idle":
-                    break
-            while True:
-                reply = self._next(self.client.get_shell_msg, end)
-                if reply["parent_header"].get("msg_id") == request:
-                    return Shown(messages, reply["content"])
+            gather(shown, request, next_output, partial(self._next, self.client.get_shell_msg, end))
         except _Lost:
             lost = {"ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
-            return Shown([*messages, ("error", lost)], {"status": "error"})
+            return Shown([*shown.messages, ("error", lost)], {"status": "error"})
+        return shown
 
     def _lost(self) -> int:
         return self.log.read_bytes().count(_LOST)
