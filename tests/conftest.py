@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -140,15 +141,20 @@ def shared_server() -> Iterator[ScriptedServer]:
         yield running
 
 
+def end_session() -> None:
+    """Closes the session of this process, as at the end of a script or of a kernel."""
+    if session._session is not None:
+        session._session.close()
+        session._session = None
+
+
 @pytest.fixture
 def provider(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The scripted server as the provider of a script, whose session is closed at its end."""
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     yield
-    if session._session is not None:
-        session._session.close()
-        session._session = None
+    end_session()
 
 
 @dataclass
@@ -221,9 +227,7 @@ def bare_terminal(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
     InteractiveShell.clear_instance()
     shell = TerminalInteractiveShell.instance(config=config)
     yield Terminal(shell, capsys)
-    if session._session is not None:
-        session._session.close()
-        session._session = None
+    end_session()
     TerminalInteractiveShell.clear_instance()
     # It would collect garbage at exit, 0.1 s for each shell of the run.
     atexit.unregister(shell.atexit_operations)
@@ -382,6 +386,25 @@ class Shown:
         return "".join(content["text"] for content in self.of("stream"))
 
 
+def gather(
+    shown: Shown, request: str, next_output: Callable[[], Any], next_reply: Callable[[], Any]
+) -> None:
+    """Adds what a kernel publishes for a cell, to its end; what came stays where that fails."""
+    while True:
+        message = next_output()
+        if message["parent_header"].get("msg_id") != request:
+            continue
+        kind, content = message["msg_type"], message["content"]
+        shown.messages.append((kind, content))
+        if kind == "status" and content["execution_state"] == "idle":
+            break
+    while True:
+        reply = next_reply()
+        if reply["parent_header"].get("msg_id") == request:
+            shown.reply = reply["content"]
+            return
+
+
 class Kernel:
     """A real Jupyter kernel in a process of its own.
 
@@ -417,19 +440,10 @@ class Kernel:
 
     def finish(self, request: str, timeout: float = 30) -> Shown:
         """Waits for a cell's end."""
-        messages = []
-        while True:
-            message = self.client.get_iopub_msg(timeout=timeout)
-            if message["parent_header"].get("msg_id") != request:
-                continue
-            kind, content = message["msg_type"], message["content"]
-            messages.append((kind, content))
-            if kind == "status" and content["execution_state"] == "idle":
-                break
-        while True:
-            reply = self.client.get_shell_msg(timeout=timeout)
-            if reply["parent_header"].get("msg_id") == request:
-                return Shown(messages, reply["content"])
+        shown = Shown([], {})
+        next_output = partial(self.client.get_iopub_msg, timeout=timeout)
+        gather(shown, request, next_output, partial(self.client.get_shell_msg, timeout=timeout))
+        return shown
 
     def run(self, code: str) -> Shown:
         """Runs a cell to its end."""

@@ -14,7 +14,7 @@ import llm_magic
 from llm_magic import session, sharing
 from llm_magic.errors import Interrupted, PromptError, QuotaExceeded, StoreError
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import Terminal, interrupted_when
+from tests.conftest import Terminal, end_session, interrupted_when
 
 PRICES = {"scripted-model": {"input": 1, "output": 2}}
 
@@ -33,8 +33,7 @@ def used(terminal: Terminal, limit: str) -> str:
 
 
 def restart(terminal: Terminal) -> None:
-    session.current().close()
-    session._session = None
+    end_session()
     terminal.run("%load_ext llm_magic")
 
 
@@ -373,8 +372,7 @@ def test_dry_run_says_which_limit_it_would_pass(
 
 def broken_by(break_it: Callable[[Path], None], terminal: Terminal) -> Any:
     terminal.run("%llm First")
-    session.current().close()
-    session._session = None
+    end_session()
     terminal.run("%load_ext llm_magic")
     break_it(Path("ledger"))
     return terminal.run("%llm Second")

@@ -12,7 +12,7 @@ import llm_magic
 from llm_magic import session
 from llm_magic.errors import LLMError, ServerUnreachable
 from llm_magic.testing import FAULTS, QUIRKS, Reply, ScriptedServer
-from tests.conftest import KEY, Kernel, Terminal
+from tests.conftest import KEY, Kernel, Terminal, end_session
 
 pytestmark = pytest.mark.usefixtures("keeping")
 
@@ -78,8 +78,7 @@ def test_without_a_key_and_with_the_server_gone_the_answer_is_still_there(
     terminal: Terminal, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = terminal.run("%llm -m scripted-model Hello")
-    session.current().close()
-    session._session = None
+    end_session()
     terminal.run("%load_ext llm_magic")
     monkeypatch.delenv("OPENAI_API_KEY")
     with server.refusing():
@@ -108,8 +107,7 @@ def test_the_model_that_is_not_named_is_the_one_that_the_server_has_now(
             port = int(server.url.rsplit(":")[-1].split("/")[0])
             monkeypatch.setenv("OPENAI_BASE_URL", server.url)
             answers.append(terminal.run("%llm Hello").value)
-            session.current().close()
-            session._session = None
+            end_session()
             terminal.run("%load_ext llm_magic")
 
     assert [answer.model for answer in answers] == ["old-model", "old-model", "new-model"]
@@ -120,8 +118,7 @@ def test_a_server_that_is_gone_is_taken_to_have_the_model_that_it_had(
     terminal: Terminal, server: ScriptedServer
 ) -> None:
     first = terminal.run("%llm Hello").value
-    session.current().close()
-    session._session = None
+    end_session()
     terminal.run("%load_ext llm_magic")
     with server.refusing():
         again = terminal.run("%llm Hello")
@@ -224,8 +221,7 @@ def test_a_server_that_wants_the_cap_spelt_otherwise_is_asked_once(
     server.enqueue(refusing, refusing)
     first = terminal.run("%llm --max-tokens 50 Hello")
     before = len(server.requests)
-    session.current().close()
-    session._session = None
+    end_session()
     terminal.run("%load_ext llm_magic")
 
     assert first.value.request["max_completion_tokens"] == 50
@@ -248,8 +244,7 @@ def test_an_interrupted_call_keeps_nothing(server: ScriptedServer) -> None:
         asyncio.run(main())
         assert rows_on_disk() == 0
         assert not llm_magic.ask("Hello", model="m").cached
-        session.current().close()
-        session._session = None
+        end_session()
 
 
 def test_from_python_too(

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 import llm_magic
 from llm_magic.errors import PromptError, QuotaExceeded, RowsWarning
-from tests.conftest import KEY, Kernel, Terminal, emptied_redis, interrupted_when
+from tests.conftest import KEY, Kernel, Terminal, emptied_redis, end_session, interrupted_when
 from tests.dask_driver import PASSWORD, Workers, when
 from tests.load import LoadServer
 from tests.redis_servers import RedisServer, wait_until
@@ -66,10 +66,7 @@ def workers(
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
     yield
-    current = llm_magic.session._session
-    if current is not None:
-        current.close()
-        llm_magic.session._session = None
+    end_session()
 
 
 def reviews(count: int) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from llm_magic.errors import (
 )
 from llm_magic.testing import Reply, ScriptedServer
 from llm_magic.types import Usage
-from tests.conftest import KEY, Terminal, emptied_redis
+from tests.conftest import KEY, Terminal, emptied_redis, end_session
 from tests.dask_driver import PASSWORD, Executor, when
 from tests.load import LoadServer
 from tests.redis_servers import RedisServer, wait_until
@@ -60,10 +60,7 @@ def environment(
     loaded.set(latency=0.01)
     loaded.reset()
     yield loaded
-    current = llm_magic.session._session
-    if current is not None:
-        current.close()
-        llm_magic.session._session = None
+    end_session()
 
 
 @pytest.fixture(scope="module")

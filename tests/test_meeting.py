@@ -18,7 +18,7 @@ from llm_magic.pacer import Pacer
 from llm_magic.stores.redis.pace import RedisPace
 from llm_magic.stores.redis.server import Server
 from llm_magic.testing import Reply, ScriptedServer
-from tests.conftest import KEY
+from tests.conftest import KEY, end_session
 from tests.load import LoadServer
 from tests.redis_servers import RedisCluster3, RedisServer, wait_until
 
@@ -180,10 +180,7 @@ def environment(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> I
         for name, value in chosen.items():
             monkeypatch.setenv(name, value)
         yield loaded
-    current = llm_magic.session._session
-    if current is not None:
-        current.close()
-        llm_magic.session._session = None
+    end_session()
 
 
 def test_a_run_of_one_kernel_keeps_to_its_part_as_well(

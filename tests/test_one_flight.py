@@ -16,7 +16,7 @@ import llm_magic
 from llm_magic import session
 from llm_magic.stores.disk import DiskCache
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import KEY, Kernel, Terminal
+from tests.conftest import KEY, Kernel, Terminal, end_session
 
 ASK = """
 import json, sys, time
@@ -123,8 +123,7 @@ def test_when_the_leader_is_killed_another_takes_over(
     frame = llm_magic.usage()
     assert frame.requests.sum() == 2
     assert "2 " in repr(llm_magic.quota(requests=9, scope="user"))
-    session.current().close()
-    session._session = None
+    end_session()
 
 
 @pytest.mark.parametrize("askers", [4], indirect=True)

@@ -10,7 +10,7 @@ import pytest
 import llm_magic
 from llm_magic import session
 from llm_magic.errors import RowsWarning
-from tests.conftest import interrupted_when
+from tests.conftest import end_session, interrupted_when
 from tests.load import LoadServer
 
 
@@ -21,9 +21,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("LLM_MAGIC_MODEL", "load")
     monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
     yield
-    if session._session is not None:
-        session._session.close()
-        session._session = None
+    end_session()
 
 
 def mapped(server, rows, monkeypatch, **how):

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_magic import session
 from llm_magic.errors import PromptError, ReplayMissing, StoreError
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import KEY, Terminal
+from tests.conftest import KEY, Terminal, end_session
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "01_quickstart.ipynb"
 TAPE = Path("answers.jsonl")
@@ -46,8 +45,7 @@ def tape() -> list[dict[str, object]]:
 
 
 def restart(terminal: Terminal) -> None:
-    session.current().close()
-    session._session = None
+    end_session()
     terminal.run("%load_ext llm_magic")
 
 

@@ -14,7 +14,7 @@ from llm_magic.errors import LLMError
 from llm_magic.rows import AHEAD
 from llm_magic.testing import FAULTS, QUIRKS, Reply, ScriptedServer
 from llm_magic.types import Wish
-from tests.conftest import KEY, Terminal
+from tests.conftest import KEY, Terminal, end_session
 
 
 @pytest.fixture(autouse=True)
@@ -339,8 +339,7 @@ def test_without_a_key_stored_rows_are_found_and_the_others_refused(
 ) -> None:
     llm_magic.map_rows(rows_of(2), "{{ text }}")
     assert session._session is not None
-    session._session.close()
-    session._session = None
+    end_session()
     monkeypatch.delenv("OPENAI_API_KEY")
 
     results = llm_magic.map_rows(rows_of(2), "{{ text }}")

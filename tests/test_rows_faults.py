@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import llm_magic
-from llm_magic import session
 from llm_magic.testing import FAULTS, Reply, ScriptedServer
-from tests.conftest import KEY
+from tests.conftest import KEY, end_session
 
 
 class Review(BaseModel):
@@ -85,9 +84,7 @@ def fresh(server: ScriptedServer, **more: str) -> Iterator[None]:
         try:
             yield
         finally:
-            if session._session is not None:
-                session._session.close()
-                session._session = None
+            end_session()
 
 
 def mapped(rows: Any, prompt: str = "Stars? {{ text }}", **options: Any) -> Any:

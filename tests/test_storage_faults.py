@@ -16,7 +16,7 @@ import pytest
 from llm_magic import session
 from llm_magic.errors import StoreError, StoreWarning
 from llm_magic.testing import ScriptedServer
-from tests.conftest import Ran, Terminal
+from tests.conftest import Ran, Terminal, end_session
 
 pytestmark = pytest.mark.usefixtures("keeping")
 
@@ -30,8 +30,7 @@ sys.stdin.read()
 
 
 def restart(terminal: Terminal) -> None:
-    session.current().close()
-    session._session = None
+    end_session()
     terminal.run("%load_ext llm_magic")
 
 
@@ -78,8 +77,7 @@ def test_a_broken_folder_costs_one_warning(
 ) -> None:
     for n in range(5):
         terminal.run(f"%llm -m m Before {n}")
-    session.current().close()
-    session._session = None
+    end_session()
     break_it(Path("cache"))
     for side in ("cache/cache.db-wal", "cache/cache.db-shm"):
         if os.path.exists(side):
@@ -153,8 +151,7 @@ def test_a_read_only_disk(
 ) -> None:
     monkeypatch.setenv("LLM_MAGIC_CACHE_DIR", str(full_disk / "cache"))
     terminal.run("%llm -m m Before")
-    session.current().close()
-    session._session = None
+    end_session()
     subprocess.run(["mount", "-o", "remount,ro", str(full_disk)], check=True)
     terminal.run("%load_ext llm_magic")
     server.reset()

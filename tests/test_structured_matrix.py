@@ -55,7 +55,6 @@ from pydantic_core import TzInfo
 from typing_extensions import TypeAliasType
 
 import llm_magic
-from llm_magic import session
 from llm_magic.errors import (
     AuthenticationFailed,
     InvalidAnswer,
@@ -65,7 +64,7 @@ from llm_magic.errors import (
 )
 from llm_magic.structured import Schema, schema_for
 from llm_magic.testing import Reply, ScriptedServer
-from tests.conftest import KEY
+from tests.conftest import KEY, end_session
 from tests.strict_rules import violations, walk
 
 # --- the types
@@ -714,9 +713,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer
     """One server, and so one session, for the whole file: each test asks a model of its own."""
     with ScriptedServer() as server:
         yield server
-    if session._session:
-        session._session.close()
-    session._session = None
+    end_session()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from llm_magic.errors import PromptError, QuotaExceeded, StoreError, StoreWarnin
 from llm_magic.ledger import Limit
 from llm_magic.settings import LLMMagic, WrongSetting
 from llm_magic.testing import ScriptedServer
-from tests.conftest import KEY, Kernel, Terminal
+from tests.conftest import KEY, Kernel, Terminal, end_session
 from tests.redis_servers import RedisServer
 
 PASSWORD = "hunter2"
@@ -27,9 +27,7 @@ HOUR, DAY = 3600.0, 86_400.0
 
 def restart(terminal: Terminal) -> None:
     """The same person in a new kernel."""
-    if session._session is not None:
-        session.current().close()
-        session._session = None
+    end_session()
     terminal.run("%reload_ext llm_magic")
 
 

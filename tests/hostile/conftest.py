@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import KEY
-from tests.hostile.fuzz import RawServer, end_session
+from tests.conftest import KEY, end_session
+from tests.hostile.fuzz import RawServer
 
 
 @pytest.fixture

@@ -272,13 +272,6 @@ def entries() -> int:
     return here.desk.cache.size().entries
 
 
-def end_session() -> None:
-    """Closes the session of a script."""
-    if session._session is not None:
-        session._session.close()
-        session._session = None
-
-
 RAN: list[str] = []
 """What was done by payloads that were unpickled, which none may be."""
 

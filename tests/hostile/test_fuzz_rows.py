@@ -20,8 +20,9 @@ from llm_magic.entries import _check, describe, fingerprint, pack, unpack
 from llm_magic.stores import disk
 from llm_magic.stores.disk import DiskCache
 from llm_magic.types import Request, Usage
+from tests.conftest import end_session
 from tests.hostile import fuzz as fuzzing
-from tests.hostile.fuzz import Payload, Raw, RawServer, asked, end_session, fuzz, not_hung
+from tests.hostile.fuzz import Payload, Raw, RawServer, asked, fuzz, not_hung
 from tests.hostile.test_fuzz_cassette import JSON, answer
 
 pytestmark = pytest.mark.usefixtures("keeping")
