@@ -11,15 +11,18 @@ demo: .venv/.demo  ## the quickstart in the terminal: no key, no network
 # Tests wait about as much as they compute. A file stays in one process, and so does a front end.
 APART := -n 4 --no-loadscope-reorder
 
+# Set in some images: then each of the many processes would compile every module anew.
+test nbval: export PYTHONDONTWRITEBYTECODE :=
+
 test: .venv/.dev  ## everything but the style checks
-	$(BIN)/python -m pytest $(APART) $(COVER)
+	$(BIN)/python -m pytest -p no:nbval $(APART) $(COVER)
 	$(MAKE) nbval
 
 # Against the demo model, whatever the developer has set or asked before. The path of the guard is
 # a whole one, since a kernel runs in the folder of its notebook.
 OFFLINE := $(NO_KEY) PYTHONPATH=$(CURDIR)/tests/guard \
 	LLM_MAGIC_CACHE_DIR=$(CURDIR)/.venv/nbval/cache LLM_MAGIC_LEDGER_DIR=$(CURDIR)/.venv/nbval/ledger
-NBVAL := $(BIN)/python -m pytest -n 3 --dist loadfile --nbval notebooks
+NBVAL := $(BIN)/python -m pytest -n 4 --dist loadfile --nbval notebooks
 
 nbval: .venv/.dev  ## the notebooks: asked, then replayed
 	rm -rf .venv/nbval

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Playwright, ViewportSize, expect, sync_playwright
 
 from tests.browser.conftest import launched
 from tests.browser.page import Desk
@@ -17,7 +17,7 @@ from tests.browser.site import ROOT, TOKEN, Site
 from tests.readme import blocks
 
 PICTURE = ROOT / "notebooks" / "cell.png"
-WINDOW = {"width": 880, "height": 1400}
+WINDOW: ViewportSize = {"width": 880, "height": 1400}
 # The tests' own server and key would have the demo model stand aside.
 WITHOUT_KEY = """\
 import os
@@ -30,15 +30,18 @@ ASKED = len(CELLS) - 1
 HIDE_SIDE_BAR = "window.jupyterapp.shell.collapseLeft()"
 
 
-def take(browser: Browser, site: Site, path: Path) -> None:
+def take(playwright: Playwright, site: Site, path: Path) -> None:
     """Asks in a notebook on screen, and keeps what the cell looks like then.
 
     Args:
-        browser: A running Chromium.
+        playwright: What drives the browser.
         site: The Jupyter server.
         path: The picture's file.
     """
-    with browser.new_context(viewport=WINDOW, device_scale_factor=2) as context:
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        launched(playwright, Path(profile), WINDOW, scale=2) as context,
+    ):
         context.request.get(f"{site.url}/login?token={TOKEN}")
         with Desk(context, site, "lab", path.parent).opened(*CELLS) as notebook:
             notebook.page.evaluate(HIDE_SIDE_BAR)
@@ -52,10 +55,10 @@ def take(browser: Browser, site: Site, path: Path) -> None:
 
 def main() -> None:
     """Takes the picture of the README."""
-    with tempfile.TemporaryDirectory() as folder, launched() as browser:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         site = Site(Path(folder), "http://127.0.0.1:9/v1")
         try:
-            take(browser, site, PICTURE)
+            take(playwright, site, PICTURE)
         finally:
             site.stop()
 

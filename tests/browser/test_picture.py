@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import Playwright
 
 from tests.browser.picture import PICTURE, take
 from tests.browser.site import Site
@@ -21,12 +21,10 @@ def size(picture: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("front_end", ["lab"], indirect=True, scope="package")
 def test_the_script_takes_the_picture_of_the_readme(
-    browser: BrowserContext, site: Site, tmp_path: Path
+    playwright: Playwright, site: Site, tmp_path: Path
 ) -> None:
     """As wide, and as high but for the fonts of the machine."""
-    assert browser.browser is not None
-
-    take(browser.browser, site, tmp_path / "cell.png")
+    take(playwright, site, tmp_path / "cell.png")
 
     (width, height), (shown_width, shown_height) = size(tmp_path / "cell.png"), size(PICTURE)
     assert width == shown_width
