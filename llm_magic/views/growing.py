@@ -212,13 +212,15 @@ def _head(columns: tuple[str, ...]) -> str:
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str], open_: Collection[str]) -> str:
-    return "".join(_cell(row.get(name, ""), _LONGEST_CELL, open_=name in open_) for name in columns)
+    cells = [_cell(row.get(name, ""), _LONGEST_CELL, open_=name in open_) for name in columns]
+    return "".join(cells)
 
 
 def _cell(value: Any, limit: int, *, open_: bool) -> str:
-    text = _words(value)
-    cut = len(text) > limit
-    return f'<td style="text-align:left">{escaped(text[:limit])}{"…" if open_ or cut else ""}</td>'
+    text = value if isinstance(value, str) else _words(value)
+    if len(text) > limit:
+        text, open_ = text[:limit], True
+    return f'<td style="text-align:left">{escaped(text)}{"…" if open_ else ""}</td>'
 
 
 def _words(value: Any) -> str:
