@@ -18,16 +18,11 @@ test: .venv/.dev  ## everything but the style checks
 	$(BIN)/python -m pytest -p no:nbval $(APART) $(COVER)
 	$(MAKE) nbval
 
-# Against the demo model, whatever the developer has set or asked before. The path of the guard is
-# a whole one, since a kernel runs in the folder of its notebook.
-OFFLINE := $(NO_KEY) PYTHONPATH=$(CURDIR)/tests/guard \
-	LLM_MAGIC_CACHE_DIR=$(CURDIR)/.venv/nbval/cache LLM_MAGIC_LEDGER_DIR=$(CURDIR)/.venv/nbval/ledger
 NBVAL := $(BIN)/python -m pytest -n 4 --dist loadfile --nbval notebooks
 
 nbval: .venv/.dev  ## the notebooks: asked, then replayed
-	rm -rf .venv/nbval
-	$(OFFLINE) $(NBVAL) --nbval-sanitize-with notebooks/nbval.cfg
-	$(OFFLINE) LLM_MAGIC_MODE=replay $(NBVAL)
+	$(NBVAL)
+	LLM_MAGIC_MODE=replay $(NBVAL)
 
 pythons: .venv/.dev  ## the notebooks, and what differs between them, in Python 3.11, 3.12 and 3.13
 	.ci/pythons
@@ -54,9 +49,14 @@ bench: .venv/.dev .venv/peers  ## one table of ratios beside other libraries; wr
 	$@/bin/python -m pip install --quiet --disable-pip-version-check -r $< || ( rm -rf $@; exit 1 )
 	touch $@
 
+# Against the demo model, whatever the developer has set or asked before. The path of the guard is
+# a whole one, since a kernel runs in the folder of its notebook.
+OFFLINE := $(NO_KEY) PYTHONPATH=$(CURDIR)/tests/guard \
+	LLM_MAGIC_CACHE_DIR=$(CURDIR)/.venv/asked/cache LLM_MAGIC_LEDGER_DIR=$(CURDIR)/.venv/asked/ledger
+
 # Asked once, so that the cassettes are complete; saved as they replay, which is always the same.
 notebooks: .venv/.dev  ## run the notebooks anew and save their outputs
-	rm -rf .venv/nbval
+	rm -rf .venv/asked
 	$(OFFLINE) $(BIN)/jupyter execute notebooks/*.ipynb
 	$(OFFLINE) LLM_MAGIC_MODE=replay $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	--coalesce-streams --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
