@@ -118,7 +118,7 @@ def test_stop_closes_the_connection_and_keeps_what_came(
     server.enqueue(SLOW)
     terminal.run("%%llm words << --bg\nMany words")
     server.wait_for_requests(1)
-    while server.requests[0].sent_chunks < 5:
+    while server.requests[0].sent_chunks < 25:
         time.sleep(0.005)
 
     terminal["words"].stop()

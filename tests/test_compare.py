@@ -112,7 +112,7 @@ def test_an_interrupt_ends_all(terminal: Terminal, serve: Serve) -> None:
     server = serve(a=slow, b=slow)
 
     ran, seconds = interrupted_when(
-        lambda: len(server.requests) == 2 and all(r.sent_chunks > 5 for r in server.requests),
+        lambda: len(server.requests) == 2 and all(r.sent_chunks > 25 for r in server.requests),
         lambda: terminal.run("%%llm --compare a,b\nHello"),
     )
 

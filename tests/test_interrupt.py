@@ -44,7 +44,7 @@ def test_while_streaming(warm: Terminal, server: ScriptedServer) -> None:
     server.enqueue(SLOW)
 
     ran, seconds = interrupted_when(
-        lambda: bool(server.requests) and server.requests[0].sent_chunks > 10,
+        lambda: bool(server.requests) and server.requests[0].sent_chunks > 40,
         lambda: warm.run("%%llm answer <<\nHello"),
     )
 
