@@ -283,7 +283,10 @@ class Notebook:
     def save(self) -> dict[str, Any]:
         """Saves by the keyboard; returns what is in the file."""
         self.cells.first.locator(".jp-InputArea-prompt").click()
-        with self.page.expect_response(lambda answer: answer.request.method == "PUT"):
+        # JupyterLab saves its own layout as well.
+        with self.page.expect_response(
+            lambda answer: answer.request.method == "PUT" and "/api/contents/" in answer.url
+        ):
             self.page.keyboard.press("Control+s")
         found: dict[str, Any] = json.loads(self.path.read_text())
         return found

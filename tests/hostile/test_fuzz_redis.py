@@ -59,20 +59,22 @@ MOMENTS = st.sampled_from([0.0, -1.0, 1e18, float("inf"), float("-inf"), 1.5])
 
 
 def put(client: Any, key: bytes, kind: str, word: bytes, moment: float = 0.0) -> None:
-    """Puts something of a kind under a key."""
-    client.delete(key)
+    """Puts something of a kind under a key, at one moment: the library may be writing there."""
+    at_once = client.pipeline()
+    at_once.delete(key)
     if kind == "string":
-        client.set(key, word)
+        at_once.set(key, word)
     elif kind == "list":
-        client.rpush(key, word)
+        at_once.rpush(key, word)
     elif kind == "set":
-        client.sadd(key, word)
+        at_once.sadd(key, word)
     elif kind == "hash":
-        client.hset(key, word, word)
+        at_once.hset(key, word, word)
     elif kind == "zset":
-        client.zadd(key, {word: moment})
+        at_once.zadd(key, {word: moment})
     elif kind == "stream":
-        client.xadd(key, {word: word})
+        at_once.xadd(key, {word: word})
+    at_once.execute()
 
 
 # The cache
