@@ -195,7 +195,7 @@ class Terminal:
 
 
 def interrupted_when(
-    ready: Callable[[], bool], run: Callable[[], Ran], patience: float = 5.0
+    ready: Callable[[], bool], run: Callable[[], Ran], patience: float = 30.0
 ) -> tuple[Ran, float]:
     """Runs a cell, sends the interrupt once ready, and says how long it took to return."""
     sent = 0.0

@@ -159,7 +159,7 @@ def test_a_script_ends_while_a_call_is_on_its_way(server: ScriptedServer) -> Non
         script.communicate(b"\n", timeout=30)
 
     assert script.returncode == 3
-    assert server.requests[0].closed.wait(2)
+    assert server.requests[0].closed.wait(10)
 
 
 def test_connections_are_kept(server: ScriptedServer) -> None:

@@ -195,7 +195,7 @@ def test_kernel_interrupt_while_streaming(kernel: Kernel, server: ScriptedServer
     shown = kernel.finish(request)
 
     assert time.monotonic() - began < SOON
-    assert server.requests[0].closed.wait(1)
+    assert server.requests[0].closed.wait(10)
     assert shown.of("error")[0]["ename"] == "Interrupted"
     final = shown.of("update_display_data")[-1]["data"]
     assert LONG.text.startswith(final["text/plain"])

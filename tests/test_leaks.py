@@ -27,7 +27,7 @@ def left_over() -> tuple[int, int, int]:
     gc.collect()
     loop = session.current()._loop
     assert loop is not None
-    tasks = asyncio.run_coroutine_threadsafe(_tasks(), loop).result(5)
+    tasks = asyncio.run_coroutine_threadsafe(_tasks(), loop).result(10)
     return len(os.listdir(DESCRIPTORS)), threading.active_count(), tasks
 
 

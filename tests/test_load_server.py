@@ -193,7 +193,7 @@ def test_ends_when_told():
     process = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline().strip().isdigit()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 0
+    assert process.wait(20) == 0
     process.stdout.close()
 
 

@@ -141,7 +141,7 @@ def held():
             [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
         ),
         **descriptors,
-        "tasks": asyncio.run_coroutine_threadsafe(_tasks(), running._loop).result(5),
+        "tasks": asyncio.run_coroutine_threadsafe(_tasks(), running._loop).result(10),
         "callbacks": sum(map(len, shell.events.callbacks.values())),
         "transformers": len(
             shell.input_transformers_cleanup

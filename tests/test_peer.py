@@ -179,7 +179,7 @@ def missing() -> str:
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/models", timeout=5):
+        with urllib.request.urlopen(f"{url}/models", timeout=10):
             return True
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

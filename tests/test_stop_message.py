@@ -82,7 +82,7 @@ def test_stop_is_heard_while_the_cell_blocks(kernel: Kernel, server: ScriptedSer
     say(kernel, widget, {"stop": True}, shell)
 
     assert kernel.finish(cell, timeout=10).reply["ename"] == "Interrupted"
-    assert server.requests[0].closed.wait(1)
+    assert server.requests[0].closed.wait(10)
 
 
 def test_a_page_learns_that_it_is_heard(kernel: Kernel, server: ScriptedServer) -> None:

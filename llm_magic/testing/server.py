@@ -99,7 +99,7 @@ class ScriptedServer:
             self._queue.clear()
             self._requests.clear()
 
-    def wait_for_requests(self, count: int, timeout: float = 5.0) -> None:
+    def wait_for_requests(self, count: int, timeout: float = 30.0) -> None:
         """Wait until `count` chat requests have arrived since the start or the last `reset`.
 
         Args:

@@ -10,6 +10,7 @@ from playwright.sync_api import WebSocketRoute, expect
 
 from llm_magic.testing import Reply, ScriptedServer
 from tests.browser.page import LEAST_CONTRAST, Desk, Notebook
+from tests.conftest import SOON
 
 pytestmark = pytest.mark.browser
 
@@ -106,10 +107,10 @@ def begin(
 
 
 def stop(notebook: Notebook, server: ScriptedServer) -> None:
-    """Clicks, and looks whether cell and connection are at an end a second later."""
+    """Clicks, and looks whether cell and connection are soon at an end."""
     notebook.stop_button(ASK).click()
-    assert server.requests[-1].closed.wait(1)
-    notebook.wait(seconds=1)
+    assert server.requests[-1].closed.wait(10)
+    notebook.wait(seconds=SOON)
 
 
 # --- the row above the answer

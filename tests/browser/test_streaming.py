@@ -6,6 +6,7 @@ import pytest
 
 from llm_magic.testing import Reply, ScriptedServer
 from tests.browser.page import Desk, Notebook
+from tests.conftest import SOON
 
 pytestmark = pytest.mark.browser
 
@@ -59,8 +60,8 @@ def test_interrupt_ends_cell_and_connection(notebook: Notebook, server: Scripted
 
     notebook.interrupt()
 
-    assert server.requests[0].closed.wait(1)
-    notebook.wait(seconds=1)
+    assert server.requests[0].closed.wait(10)
+    notebook.wait(seconds=SOON)
     assert 20 < shown(notebook) < len(LONG.deltas or "")
     assert "stopped" in notebook.output_text(ASK)
 
