@@ -17,12 +17,20 @@ GUARD = HERE.parent / "tests" / "guard"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Sets what the kernels of this run find in their environment."""
-    # A process of pytest-xdist has it all from the one that started it.
-    if hasattr(config, "workerinput") or not config.getoption("nbval", default=False):
+    if not config.getoption("nbval", default=False):
         return
+    mode = os.environ.get("LLM_MAGIC_MODE", "live")
+    if mode != "replay" and config.option.nbval_sanitize_with is None:
+        config.option.nbval_sanitize_with = str(HERE / "nbval.cfg")
+    # A process of pytest-xdist has the rest from the one that started it.
+    if not hasattr(config, "workerinput"):
+        _stand_alone(config, mode)
+
+
+def _stand_alone(config: pytest.Config, mode: str) -> None:
+    """Leaves the kernels of this run nothing of the developer's."""
     folder = tempfile.mkdtemp()
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    mode = os.environ.get("LLM_MAGIC_MODE", "live")
     for name in [name for name in os.environ if name.startswith("LLM_MAGIC_")]:
         del os.environ[name]
     os.environ |= {
@@ -34,5 +42,3 @@ def pytest_configure(config: pytest.Config) -> None:
         "LLM_MAGIC_LEDGER_DIR": f"{folder}/ledger",
         "PYTHONPATH": str(GUARD),
     }
-    if mode != "replay" and config.option.nbval_sanitize_with is None:
-        config.option.nbval_sanitize_with = str(HERE / "nbval.cfg")
