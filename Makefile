@@ -16,13 +16,10 @@ test nbval: export PYTHONDONTWRITEBYTECODE :=
 
 test: .venv/.dev  ## everything but the style checks
 	$(BIN)/python -m pytest -p no:nbval $(APART) $(COVER)
-	$(MAKE) nbval
 
-NBVAL := $(BIN)/python -m pytest -n 4 --dist loadfile --nbval notebooks
-
-nbval: .venv/.dev  ## the notebooks: asked, then replayed
-	$(NBVAL)
-	LLM_MAGIC_MODE=replay $(NBVAL)
+nbval: .venv/.dev  ## the notebooks alone: asked, then replayed
+	$(BIN)/python -m pytest --nbval notebooks
+	LLM_MAGIC_MODE=replay $(BIN)/python -m pytest --nbval notebooks
 
 pythons: .venv/.dev  ## the notebooks, and what differs between them, in Python 3.11, 3.12 and 3.13
 	.ci/pythons
