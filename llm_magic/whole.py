@@ -12,6 +12,7 @@ import os
 import ssl
 import sys
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -94,7 +95,7 @@ class Posting:
         proxies = urllib.request.getproxies()
         if not urllib.request.proxy_bypass(parts.hostname or ""):
             self._proxy = proxies.get(parts.scheme) or proxies.get("all")
-        return _trusting() if parts.scheme == "https" else None
+        return trusted() if parts.scheme == "https" else None
 
     async def post(self, body: bytes) -> Whole:
         """Sends a body, and waits for the whole answer.
@@ -149,8 +150,16 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _trusting() -> ssl.SSLContext:
-    """The system's certificates, as the openai client uses them."""
+def trusted() -> ssl.SSLContext:
+    """The system's certificates, or those that the environment names; read once for all servers."""
+    return _read(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=4)
+def _read(*named: str | None) -> ssl.SSLContext:
+    # As the openai client does. OpenSSL itself looks at what the environment names.
+    if any(named):
+        return ssl.create_default_context()
     if sys.platform in ("win32", "darwin"):
         with suppress(ImportError):
             import truststore
