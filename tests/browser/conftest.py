@@ -27,23 +27,20 @@ from tests.browser.page import Desk
 from tests.browser.site import TOKEN, Site
 from tests.conftest import give_up
 
+HERE = Path(__file__).parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ELSEWHERE = re.compile(r"^(https?|wss?|ftp)://(?!127\.0\.0\.1[:/]|localhost[:/])", re.IGNORECASE)
 # Read here: each test begins without the developer's settings.
 PICTURES = os.environ.get("LLM_MAGIC_SCREENSHOTS")
 WINDOW: ViewportSize = {"width": 1100, "height": 800}
-# What Notebook 7 does with the same code as JupyterLab; on a laptop it is tried there alone.
-ALIKE = {"test_around.py", "test_whole.py", "test_rows.py", "test_unsafe.py", "test_workers.py"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what takes minutes and differs in neither front end; CI leaves out nothing."""
-    if os.environ.get("CI"):
-        return
-    twice = [each for each in items if each.path.name in ALIKE and "[notebook" in each.name]
-    if twice and len(twice) < len(items):
-        config.hook.pytest_deselected(items=twice)
-        items[:] = [each for each in items if each not in set(twice)]
+    """JupyterLab alone but with CI set: Notebook 7 runs the same code, and takes as long again."""
+    if not os.environ.get("CI"):
+        again = [each for each in items if each.path.parent == HERE and "[notebook" in each.name]
+        config.hook.pytest_deselected(items=again)
+        items[:] = [each for each in items if each not in set(again)]
 
 
 @pytest.fixture(scope="package")
