@@ -268,7 +268,8 @@ def test_an_interrupt_of_the_kernel_stops_its_workers_and_does_not_end_them(
         # What was paid for is in the table.
         assert kernel.value("sum(bool(row['answer']) for row in out)") == asked
         loaded.set(latency=0)
-        assert kernel.run(cell).reply["status"] == "ok"
+        again = kernel.run(cell).reply
+        assert again["status"] == "ok", again
         assert loaded.stats()["requests"] == 2_000
         kernel.run("client.cluster.close()")
     finally:
