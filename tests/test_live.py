@@ -275,7 +275,7 @@ def test_a_page_that_never_shows_it_gets_plain_updates(
     if not kernel.value("hasattr(get_ipython().kernel, '_supports_kernel_subshells')"):
         pytest.skip("this ipykernel has no second shell, and cannot know")
     kernel.run("from llm_magic.views import live; live.OPENS = 0.1")
-    server.enqueue(Reply("Some words. " * 40, tokens_per_second=150))
+    server.enqueue(Reply("Some words. " * 40, tokens_per_second=50))
 
     shown = kernel.run("%%llm -m m\nHello")
 
