@@ -26,6 +26,8 @@ PROVIDER = {
     if isinstance(each, type) and issubclass(each, errors.LLMError)
 } - _LIMITS - {"LLMError"}  # fmt: skip
 STOPS = {"Interrupted", "KeyboardInterrupt", "CancelledError"}
+# ipykernel's own words where the interrupt comes before the cell's first line runs.
+TOO_EARLY = "'NoneType' object has no attribute 'error_in_exec'"
 
 
 # 1. No answer is lost or wrong
@@ -69,7 +71,8 @@ def errors_are_ours(step: Step, results: list[Result]) -> None:
         may |= {"ReplayMissing", "StoreError"}
     for result in results:
         for name, words in result.errors:
-            if name not in may:
+            early = step.stop == "interrupt" and TOO_EARLY in words
+            if name not in may and not early:
                 raise Broken("errors", f"{name} in {result.life}: {words}")
 
 
