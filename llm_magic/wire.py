@@ -130,8 +130,17 @@ class OpenAIWire:
         yield Sent(body, answer.response.headers)
         fault: LLMError | None = None
         try:
-            pieces = self._pieces(paced(answer.response.aiter_bytes()))
-            async with aclosing(pieces), aclosing(body_events(pieces)) as events:
+            # Each closed here: one that was left to the collector could be closed by it on
+            # another thread, in the midst of what the loop still does with it.
+            read = answer.response.aiter_bytes()
+            slowly = paced(read)
+            pieces = self._pieces(slowly)
+            async with (
+                aclosing(read),
+                aclosing(slowly),
+                aclosing(pieces),
+                aclosing(body_events(pieces)) as events,
+            ):
                 async for event in events:
                     yield event
         except BadStream as error:

@@ -1,11 +1,13 @@
 """Ctrl-C in every phase of a call: soon over, connection closed, partial answer kept."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import AsyncGeneratorType
 
 import pytest
 
@@ -149,6 +151,38 @@ def test_next_cell_works_and_nothing_runs_on(warm: Terminal, server: ScriptedSer
     assert running._loop
     left = asyncio.run_coroutine_threadsafe(_other_tasks(), running._loop).result(10)
     assert left == 0
+
+
+def test_no_half_read_body_is_left_to_the_collector(warm: Terminal, server: ScriptedServer) -> None:
+    """On another thread than the loop's it would run into what the loop still does with it."""
+    server.enqueue(SLOW)
+    gc.collect()
+    gc.disable()
+    try:
+        ran, _ = interrupted_when(
+            lambda: bool(server.requests) and server.requests[0].sent_chunks > 40,
+            lambda: warm.run("%llm Hello"),
+        )
+        assert ran.error.text
+        end = time.monotonic() + SOON
+        while (left := _half_read()) and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+
+    assert left == [], left
+
+
+def _half_read() -> list[str]:
+    """Bodies of answers that are neither read to the end nor closed."""
+    return [
+        each.__qualname__
+        for each in gc.get_objects()
+        if isinstance(each, AsyncGeneratorType)
+        and each.ag_frame is not None
+        # The client makes one of its own, which nobody reads.
+        and each.__name__ != "__stream__"
+    ]
 
 
 def test_ask_raises_it_too(warm: Terminal, server: ScriptedServer) -> None:
