@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from llm_magic.errors import Interrupted, LLMError
 from llm_magic.types import Request, Response, Usage
-from llm_magic.views import Feed, View, uninterrupted
+from llm_magic.views import Feed, View, undivided, uninterrupted
 
 SETTLE_SECONDS = 0.3
 """How long an interrupted cell waits for its connection to be closed and counted."""
@@ -92,7 +92,9 @@ class Run:
             told = _incomplete(error) if came else ""
             if self._alone:
                 told = " · ".join(filter(None, [told, f"{type(error).__name__}: {error}"]))
-            self._finish(came, told)
+            # Ctrl-C comes behind it: a widget would be left over else.
+            with undivided():
+                self._finish(came, told)
             raise
 
     def _finish(self, text: str, status: str) -> None:

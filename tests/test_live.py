@@ -315,9 +315,10 @@ def test_an_interrupt_while_the_widget_is_made_leaves_none(
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("fault", ["", "event_error"])
 @pytest.mark.parametrize("cell", ["%%llm -m m\nHello", "%%llm --compare a,b\nHello"])
-def test_an_interrupt_while_the_whole_answer_is_drawn_leaves_no_widget(
-    cell: str, kernel: Kernel, server: ScriptedServer
+def test_an_interrupt_while_the_end_of_an_answer_is_drawn_leaves_no_widget(
+    cell: str, fault: str, kernel: Kernel, server: ScriptedServer
 ) -> None:
     kernel.run("%%llm -m m\nMade once.")
     kernel.run(
@@ -331,6 +332,8 @@ def test_an_interrupt_while_the_whole_answer_is_drawn_leaves_no_widget(
         "Widget.close = interrupted"
     )
     server.reset()
+    if fault:
+        server.enqueue(FAULTS[fault], FAULTS[fault])
 
     shown = kernel.run(cell)
 
