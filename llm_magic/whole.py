@@ -152,14 +152,17 @@ def _reason(error: BaseException) -> str:
 
 def trusted() -> ssl.SSLContext:
     """The system's certificates, or those that the environment names; read once for all servers."""
-    return _read(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    return _read(os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None)
 
 
 @lru_cache(maxsize=4)
-def _read(*named: str | None) -> ssl.SSLContext:
-    # As the openai client does. OpenSSL itself looks at what the environment names.
-    if any(named):
-        return ssl.create_default_context()
+def _read(file: str | None, folder: str | None) -> ssl.SSLContext:
+    # As the openai client does; but a file that is not there vouches for nobody, and leaves local
+    # servers alone.
+    if file or folder:
+        with suppress(OSError):
+            return ssl.create_default_context(cafile=file, capath=None if file else folder)
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if sys.platform in ("win32", "darwin"):
         with suppress(ImportError):
             import truststore

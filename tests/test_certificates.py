@@ -85,6 +85,19 @@ def test_one_that_nobody_vouches_for_is_refused() -> None:
     assert KEY not in str(refused.value)
 
 
+@pytest.mark.usefixtures("secure")
+def test_a_file_that_is_not_there_vouches_for_nobody(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not in the way of a server that needs none."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+
+    with pytest.raises(ServerUnreachable, match="certificate"):
+        llm_magic.ask("Hello", model="m")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    assert llm_magic.ask("Hello", model="m").text
+
+
 def test_they_are_read_once_for_all_servers(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
