@@ -1,7 +1,6 @@
 # Everything installs into .venv, once; a later call finds it there.
 PYTHON ?= python3
 BIN := .venv/bin
-NO_KEY := OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL=
 
 .PHONY: demo test nbval pythons check lab bench soak notebooks package clean
 
@@ -48,8 +47,9 @@ bench: .venv/.dev .venv/peers  ## one table of ratios beside other libraries; wr
 
 # Against the demo model, whatever the developer has set or asked before. The path of the guard is
 # a whole one, since a kernel runs in the folder of its notebook.
-OFFLINE := $(NO_KEY) PYTHONPATH=$(CURDIR)/tests/guard \
-	LLM_MAGIC_CACHE_DIR=$(CURDIR)/.venv/asked/cache LLM_MAGIC_LEDGER_DIR=$(CURDIR)/.venv/asked/ledger
+OFFLINE := OPENAI_API_KEY= OPENAI_BASE_URL= LLM_MAGIC_API_KEY= LLM_MAGIC_BASE_URL= \
+	PYTHONPATH=$(CURDIR)/tests/guard LLM_MAGIC_CACHE_DIR=$(CURDIR)/.venv/asked/cache \
+	LLM_MAGIC_LEDGER_DIR=$(CURDIR)/.venv/asked/ledger
 
 # Asked once, so that the cassettes are complete; saved as they replay, which is always the same.
 notebooks: .venv/.dev  ## run the notebooks anew and save their outputs

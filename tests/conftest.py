@@ -253,6 +253,17 @@ def give_up(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate that its server made itself."""
+    from tests.redis_servers import certificate
+
+    try:
+        return certificate(tmp_path_factory.mktemp("tls"))
+    except FileNotFoundError:
+        give_up("no openssl is installed: apt-get install openssl")
+
+
 def redis_kind_found(kind: str) -> str:
     """The kind of server, which is installed; else the test ends here."""
     # Imported where needed: most tests have nothing to do with it.

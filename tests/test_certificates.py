@@ -13,8 +13,7 @@ import llm_magic
 from llm_magic import whole
 from llm_magic.errors import ServerUnreachable
 from llm_magic.testing import ScriptedServer
-from tests.conftest import KEY, give_up
-from tests.redis_servers import certificate
+from tests.conftest import KEY
 
 ANSWER = "Over TLS."
 
@@ -38,15 +37,6 @@ class Speaker(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
-
-
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a certificate that its server made itself."""
-    try:
-        return certificate(tmp_path_factory.mktemp("tls"))
-    except FileNotFoundError:
-        give_up("no openssl is installed: apt-get install openssl")
 
 
 @pytest.fixture

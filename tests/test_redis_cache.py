@@ -20,8 +20,8 @@ from llm_magic.stores.redis import cache as cache_module
 from llm_magic.stores.redis import server as server_module
 from llm_magic.stores.redis.cache import RedisCache
 from llm_magic.stores.redis.server import Server
-from tests.conftest import SOON, give_up, redis_kind_found
-from tests.redis_servers import RedisCluster3, RedisServer, certificate, wait_until
+from tests.conftest import SOON, redis_kind_found
+from tests.redis_servers import RedisCluster3, RedisServer, wait_until
 
 DAY = 86_400_000
 SPACE = "llm_magic:cache:user:ann:"
@@ -249,15 +249,6 @@ class TestPlaces:
         cache.delete("key 7")
         assert cache.drop() == 299
         assert cache.told == []
-
-
-@pytest.fixture(scope="session")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a certificate that its server made itself."""
-    try:
-        return certificate(tmp_path_factory.mktemp("tls"))
-    except FileNotFoundError:
-        give_up("no openssl is installed: apt-get install openssl")
 
 
 class TestFaults:

@@ -38,9 +38,9 @@ WINDOW: ViewportSize = {"width": 1100, "height": 800}
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """JupyterLab alone but with CI set: Notebook 7 runs the same code, and takes as long again."""
     if not os.environ.get("CI"):
-        again = [each for each in items if each.path.parent == HERE and "[notebook" in each.name]
-        config.hook.pytest_deselected(items=again)
-        items[:] = [each for each in items if each not in set(again)]
+        again = {each for each in items if each.path.parent == HERE and "[notebook" in each.name}
+        config.hook.pytest_deselected(items=list(again))
+        items[:] = [each for each in items if each not in again]
 
 
 @pytest.fixture(scope="package")
