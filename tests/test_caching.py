@@ -181,8 +181,8 @@ def test_only_whole_answers_are_kept(
 ) -> None:
     monkeypatch.setenv("LLM_MAGIC_RETRIES", "0")
     if "stall" in name:
-        monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.3")
-        monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.3")
+        monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "1.5")
+        monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "1.5")
     server.enqueue(FAULTS[name])
 
     failed = terminal.run("%llm -m scripted-model Hello")

@@ -69,7 +69,7 @@ EXPECTED = {
     "raw_line": Meets(StreamBroken, "proxy error", partial=True),
     "stall": Meets(StreamBroken, "No new content", partial=True),
     "stall_pings": Meets(StreamBroken, "No new content", partial=True),
-    "stall_before_headers": Meets(ServerUnreachable, "within 0.3 s"),
+    "stall_before_headers": Meets(ServerUnreachable, "within 1.5 s"),
     "malformed_json": Meets(StreamBroken, "not JSON", partial=True),
     "invalid_utf8": Meets(StreamBroken, "not UTF-8", partial=True),
     "empty_stream": Meets(StreamBroken, "empty answer"),
@@ -83,8 +83,8 @@ EXPECTED = {
 @pytest.fixture
 def impatient(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Waits little, so that stalls are short."""
-    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.3")
-    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.3")
+    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "1.5")
+    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "1.5")
     return terminal
 
 
@@ -107,7 +107,7 @@ def test_fault(
     ran = impatient.run("%%llm answer << -m scripted-model\nWhat is the answer?")
 
     assert type(ran.error) is expected.error
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert expected.says in str(ran.error)
     lines = ran.error._render_traceback_()
     assert 1 <= len(lines) <= 3
@@ -321,7 +321,7 @@ def test_server_that_does_not_answer_what_it_offers(
     terminal: Terminal, unanswered_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://{unanswered_address}/v1")
-    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.3")
+    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "1.5")
 
     ran = terminal.run("%llm Hello")
 

@@ -43,8 +43,8 @@ def test_key_is_nowhere(
     verbose: bool,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.2")
-    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.2")
+    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "1.5")
+    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "1.5")
     monkeypatch.setenv("LLM_MAGIC_RETRIES", "0")
     seen: list[str] = []
     if verbose:

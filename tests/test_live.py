@@ -194,7 +194,7 @@ def final(shown: Shown) -> dict[str, Any]:
 def test_a_widget_while_it_streams_and_an_output_when_it_is_whole(
     kernel: Kernel, server: ScriptedServer
 ) -> None:
-    server.enqueue(Reply("**Bold** and more words. " * 40, tokens_per_second=300))
+    server.enqueue(Reply("**Bold** and more words. " * 40, tokens_per_second=100))
 
     shown = kernel.run("%%llm -m m\nHello")
 

@@ -114,7 +114,7 @@ def test_what_the_cache_knew_is_recorded_too(
 def test_only_whole_answers_are_recorded(
     name: str, terminal: Terminal, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.3")
+    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "1.5")
     server.enqueue(FAULTS[name])
     terminal.run("%llm_cassette answers.jsonl")
     assert terminal.run("%llm -m m Hello").error

@@ -19,8 +19,8 @@ from tests.conftest import KEY, Terminal, end_session
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "0.6")
-    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "0.6")
+    monkeypatch.setenv("LLM_MAGIC_TIMEOUT", "1.5")
+    monkeypatch.setenv("LLM_MAGIC_STALL_TIMEOUT", "1.5")
     monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "None")
     monkeypatch.setenv("LLM_MAGIC_RETRIES", "1")
 
