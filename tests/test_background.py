@@ -20,7 +20,7 @@ SLOW = Reply("One two three four five six. " * 200, tokens_per_second=50)
 def test_the_cell_returns_at_once_and_the_answer_comes(
     terminal: Terminal, server: ScriptedServer
 ) -> None:
-    server.enqueue(Reply("Seven.", delay=0.3))
+    server.enqueue(Reply("Seven.", delay=1))
 
     ran = terminal.run("%%llm prime << --bg\nA prime")
     pending = terminal["prime"]
@@ -83,7 +83,7 @@ def test_several_come_at_the_same_time(terminal: Terminal, server: ScriptedServe
 
 
 def test_a_timeout_leaves_it_going(terminal: Terminal, server: ScriptedServer) -> None:
-    server.enqueue(Reply("Seven.", delay=0.4))
+    server.enqueue(Reply("Seven.", delay=1))
     terminal.run("%%llm prime << --bg\nA prime")
 
     with pytest.raises(TimeoutError, match="still coming"):
@@ -227,14 +227,14 @@ def display(shown: Shown) -> str:
 def test_it_streams_into_its_own_cell_while_others_run(
     watched: Kernel, shared_server: ScriptedServer
 ) -> None:
-    shared_server.enqueue(Reply("One two three. " * 20, tokens_per_second=60))
+    shared_server.enqueue(Reply("One two three. " * 40, tokens_per_second=60))
 
     identity = display(watched.run("%%llm words << --bg\nMany words"))
     watched.start("import time; time.sleep(1); print('other')")
     came = updates(watched, identity, "scripted-model · ")
 
     assert len(came) >= 5
-    assert came[-1]["data"]["text/plain"] == "One two three. " * 20
+    assert came[-1]["data"]["text/plain"] == "One two three. " * 40
     assert watched.client.get_shell_msg(timeout=10)["content"]["status"] == "ok"
 
 

@@ -296,7 +296,7 @@ def test_threads_lose_no_turn_of_a_conversation_they_share() -> None:
 
 @pytest.mark.usefixtures("provider")
 def test_turns_come_in_the_order_of_their_answers(server: ScriptedServer) -> None:
-    server.enqueue(Reply("Late.", delay=0.5), "Soon.")
+    server.enqueue(Reply("Late.", delay=2), "Soon.")
     late = threading.Thread(target=llm_magic.ask, args=("First?",), kwargs={"chat": "all"})
     late.start()
     server.wait_for_requests(1)
@@ -310,7 +310,7 @@ def test_turns_come_in_the_order_of_their_answers(server: ScriptedServer) -> Non
 def test_what_is_forgotten_does_not_come_back(server: ScriptedServer) -> None:
     """An answer on its way belongs to the conversation that it was asked in."""
     llm_magic.ask("First?", chat="all")
-    server.enqueue(Reply("Late.", delay=0.3))
+    server.enqueue(Reply("Late.", delay=1))
     late = threading.Thread(target=llm_magic.ask, args=("Second?",), kwargs={"chat": "all"})
     late.start()
     server.wait_for_requests(2)

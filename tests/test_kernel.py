@@ -14,7 +14,7 @@ from tests.conftest import KEY, SOON, Kernel
 
 pytestmark = pytest.mark.kernel
 
-LONG = Reply("**Bold** and `code`. " * 60, tokens_per_second=200)
+LONG = Reply("**Bold** and `code`. " * 60, tokens_per_second=100)
 HEAVY = ("openai", "pydantic", "ipywidgets", "jinja2", "diskcache", "redis", "dask", "narwhals")
 HEAVY += ("genai_prices", "tenacity", "markdown_it", "httpx2", "dotenv")
 

@@ -226,7 +226,7 @@ def test_no_widget_stays_after_an_error(kernel: Kernel, server: ScriptedServer, 
 @pytest.mark.kernel
 def test_an_object_streams_into_it_as_well(kernel: Kernel, server: ScriptedServer) -> None:
     rows = [{"name": f"n{number}", "size": number} for number in range(30)]
-    server.enqueue(Reply(json.dumps({"result": rows}), tokens_per_second=400))
+    server.enqueue(Reply(json.dumps({"result": rows}), tokens_per_second=150))
     kernel.run(
         "from pydantic import BaseModel\nclass Thing(BaseModel):\n    name: str\n    size: int"
     )
@@ -275,12 +275,12 @@ def test_a_page_that_never_shows_it_gets_plain_updates(
     if not kernel.value("hasattr(get_ipython().kernel, '_supports_kernel_subshells')"):
         pytest.skip("this ipykernel has no second shell, and cannot know")
     kernel.run("from llm_magic.views import live; live.OPENS = 0.1")
-    server.enqueue(Reply("Some words. " * 40, tokens_per_second=50))
+    server.enqueue(Reply("Some words. " * 80, tokens_per_second=50))
 
     shown = kernel.run("%%llm -m m\nHello")
 
     assert len(shown.of("update_display_data")) >= 5
-    assert final(shown)["text/plain"] == "Some words. " * 40
+    assert final(shown)["text/plain"] == "Some words. " * 80
     kernel.run("live.OPENS = 2.5")
 
 

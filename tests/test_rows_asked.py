@@ -150,7 +150,7 @@ def test_connections_are_kept(provider: None, server: ScriptedServer) -> None:
 
 
 def test_no_more_are_on_their_way_than_was_said(provider: None, server: ScriptedServer) -> None:
-    server.enqueue(*[Reply("Fine.", delay=0.1)] * 12)
+    server.enqueue(*[Reply("Fine.", delay=0.5)] * 12)
     thread = threading.Thread(
         target=llm_magic.map_rows,
         args=(rows_of(12), "{{ text }}"),
@@ -170,7 +170,7 @@ def test_few_more_rows_hold_their_worst_case_than_are_at_the_server(
 ) -> None:
     """A kernel that is killed has them all counted, and others have no room for theirs."""
     monkeypatch.setenv("LLM_MAGIC_QUOTA_REQUESTS", "1000")
-    server.enqueue(*[Reply("Fine.", delay=0.3)] * 2)
+    server.enqueue(*[Reply("Fine.", delay=1)] * 2)
     thread = threading.Thread(
         target=llm_magic.map_rows,
         args=(rows_of(400), "{{ text }}"),

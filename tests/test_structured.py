@@ -365,7 +365,7 @@ class TestKept:
     def test_joined_calls_give_each_its_own_object(
         self, user: Terminal, server: ScriptedServer
     ) -> None:
-        server.enqueue(Reply(RIGHT, delay=0.3))
+        server.enqueue(Reply(RIGHT, delay=1))
         got: list[Any] = []
 
         def ask() -> None:
@@ -417,7 +417,7 @@ def drawn(shown: Any) -> list[str]:
 def test_a_list_is_a_growing_table(notebook: Any) -> None:
     kernel, server = notebook
     rows = [{"product": f"<b>{n}</b>", "rating": n % 5 + 1} for n in range(30)]
-    server.enqueue(Reply(json.dumps({"result": rows}), tokens_per_second=300))
+    server.enqueue(Reply(json.dumps({"result": rows}), tokens_per_second=100))
     began = time.monotonic()
     shown = kernel.run("%%llm reviews << --schema list[Review]\nReviews?")
     took = time.monotonic() - began
@@ -434,7 +434,7 @@ def test_a_list_is_a_growing_table(notebook: Any) -> None:
 def test_an_object_fills_in(notebook: Any) -> None:
     kernel, server = notebook
     text = json.dumps({"product": "a kettle of many words " * 20, "rating": 4})
-    server.enqueue(Reply(text, tokens_per_second=100))
+    server.enqueue(Reply(text, tokens_per_second=50))
     pages = drawn(kernel.run("%%llm --schema Review\nReview?"))
     halves = [page for page in pages if "many words" in page and "…</td>" in page]
     assert halves
@@ -444,7 +444,7 @@ def test_an_object_fills_in(notebook: Any) -> None:
 
 def test_a_repaired_answer_replaces_the_wrong_one(notebook: Any) -> None:
     kernel, server = notebook
-    server.enqueue(Reply(WRONG, tokens_per_second=30), Reply(RIGHT, tokens_per_second=30))
+    server.enqueue(Reply(WRONG, tokens_per_second=15), Reply(RIGHT, tokens_per_second=15))
     shown = kernel.run("%%llm --schema Review\nA third?")
     pages = drawn(shown)
     assert any("Asking again" in page for page in pages)
