@@ -435,15 +435,25 @@ class Kernel:
             "LLM_MAGIC_CACHE_SIZE": "0",
             "LLM_MAGIC_QUOTA_REQUESTS": "None",
         }
+        environment = {**os.environ, **own, **seen, **environment}
+        try:
+            self._begin(environment)
+        except RuntimeError:
+            # Another process has taken a port between its choice and its use.
+            self._begin(environment)
+
+    def _begin(self, environment: dict[str, str]) -> None:
         self.manager = KernelManager()
-        self.manager.start_kernel(
-            env={**os.environ, **own, **seen, **environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        quiet = subprocess.DEVNULL
+        self.manager.start_kernel(env=environment, stdout=quiet, stderr=quiet)
         self.client = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        try:
+            self.client.wait_for_ready(timeout=60)
+        except RuntimeError:
+            self.client.stop_channels()
+            self.manager.shutdown_kernel(now=True)
+            raise
 
     def start(self, code: str) -> str:
         """Begins a cell; returns its message id."""
