@@ -26,7 +26,9 @@ def of_stream(body: bytes) -> Said:
         ValueError: It cannot, before it has said that the answer is complete.
     """
     said, chunks, data = Said("", ""), [], []
-    for line in [*re.split(b"\r\n|\n|\r", body.removeprefix(b"\xef\xbb\xbf")), b""]:
+    # Blanks in front of it all take nothing away from an answer.
+    body = body.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for line in [*re.split(b"\r\n|\n|\r", body), b""]:
         try:
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
@@ -42,22 +44,28 @@ def of_stream(body: bytes) -> Said:
                 # The standard passes over it. What was data until something happened to it has
                 # words that the answer would lack.
                 raise ValueError(line)
-        except (ValueError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             if not said.finish:
-                raise
+                raise ValueError(body) from error
             # Behind the end of an answer anything may come.
             break
     return said
 
 
 def of_chunks(chunks: list[Any], part: str) -> Said:
-    """What parsed chunks say: the words of whichever choice speaks first."""
-    words, finish = "", ""
-    first: list[Any] = []
+    """What parsed chunks say: the words of whichever choice speaks first.
+
+    Raises:
+        ValueError: One is an error.
+    """
+    words, finish, first = "", "", None
     for chunk in chunks:
+        if chunk.get("error") or chunk.get("object") == "error":
+            raise ValueError(chunk)
         for choice in chunk.get("choices") or []:
-            first = first or [choice.get("index")]
-            if choice.get("index") != first[0]:
+            # A choice without a number is that of the first that has one.
+            first = choice.get("index") if first is None else first
+            if choice.get("index") != first:
                 continue
             content = (choice.get(part) or {}).get("content")
             if isinstance(content, list):
