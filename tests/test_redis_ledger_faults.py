@@ -178,7 +178,7 @@ def test_many_calls_while_redis_is_away_are_all_refused_soon_and_all_freed(make,
     for number in range(50):
         with pytest.raises(StoreError):
             ledger.hold_many([Claim(f"{number} {n}", ONE) for n in range(64)], [LIMIT])
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 5.0
     redis_here.thaw()
     back(ledger)
     assert counted(ledger, LIMIT, Limit("user", "requests", 1, None)) == [0, 0]
@@ -386,7 +386,7 @@ def test_an_end_of_the_process_while_redis_is_frozen_is_quick_and_quiet(
         running.stdin.close()
         said = running.stderr.read() if running.stderr else ""
         assert running.wait(20) == 0
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 5
     assert "Traceback" not in said
     assert said.count("\n") <= 2
 

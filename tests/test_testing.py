@@ -626,8 +626,7 @@ def test_unpaced_stream_is_fast(server: ScriptedServer) -> None:
     server.enqueue(Reply("word " * 20_000))
     start = time.monotonic()
     body = post(server, ask())[1]
-    # A pause of a millisecond for each word would take 20.
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 2.0
     assert body.count(b'"content":" word"') == 19_999
     assert server.requests[0].finished.wait(10)
     assert server.requests[0].sent_chunks == 20_001  # the last one is the space at the end
