@@ -126,9 +126,11 @@ class StoreError(LLMError):
 
     Attributes:
         damaged: Whether nothing helps but to begin a new one.
+        passing: Whether it may be over in a moment: a Redis that does not answer, or starts.
     """
 
     damaged: bool = False
+    passing: bool = False
 
 
 class StoreWarning(UserWarning):

@@ -55,6 +55,9 @@ GRACE = 2.0
 """Seconds that a stopped run waits for answers on their way: they are paid for."""
 TOLD = 0.2
 """Seconds between two looks at how far a run is."""
+OUTLASTED, PAUSE = 5, 1.0
+"""How often a row whose store did not answer is asked for again, and the seconds before each: a
+moment in which Redis is too busy, or its restart, does not end a run of hours."""
 FAILURES = 50
 """A server that fails so many rows one after the other is asked no more."""
 _FATAL = (AuthenticationFailed, OutOfCredit, RateLimited, StoreError, UnknownModel)
@@ -303,6 +306,7 @@ class Run:
 
     async def _answer(self, todo: Todo) -> Response | None:
         """The answer for a row; None where the run ends before it could be asked."""
+        left = OUTLASTED
         while not self._halted.is_set():
             since = self._crowd.begin()
             try:
@@ -318,6 +322,14 @@ class Run:
                     self._crowd.ended()
                     raise
                 refused = error
+            except StoreError as error:
+                self._crowd.ended()
+                # With something paid already, asking anew would pay that again.
+                if not (error.passing and left) or error.usage is not None:
+                    raise
+                left -= 1
+                await self._pause()
+                continue
             except BaseException:
                 self._crowd.ended()
                 raise
@@ -327,6 +339,12 @@ class Run:
             if not await self._crowd.refused(since):
                 self._end(refused)
         return None
+
+    async def _pause(self) -> None:
+        """Waits until the store may answer again, or the run is stopped."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE):
+                await self._halted.wait()
 
     def _fail(self, place: int, error: LLMError) -> None:
         if isinstance(error, _FATAL):

@@ -180,9 +180,10 @@ class Chunk(Hired):
         if (meeting := self._find_meeting()) is None:
             return None
         met = await meeting.once(chunk=self._number)
-        if met is None or met.state:
+        if met is not None and met.state:
             return met
-        # A Redis that was started anew may have forgotten what the kernel says every second.
+        # One that was too busy is asked again; and a Redis that was started anew may have forgotten
+        # what the kernel says every second.
         await asyncio.sleep(1.2 * EVERY)
         return await meeting.once(chunk=self._number)
 

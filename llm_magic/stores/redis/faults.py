@@ -35,7 +35,8 @@ class Fault(NamedTuple):
     def error(self, place: str) -> StoreError:
         """The fault as an error, without the one that it was told by, which may hold a password."""
         message = f"Redis at {place} {self.why}, so nothing is stored there."
-        return StoreError(message, fix=self.fix, kind=self.kind)
+        passing = self.kind in ("away", "loading")
+        return StoreError(message, fix=self.fix, kind=self.kind, passing=passing)
 
 
 def kind_of(error: StoreError) -> str:
