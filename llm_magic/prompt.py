@@ -124,7 +124,8 @@ class Template:
             raise _undefined(error, known, of_row=bool(row)) from None
         except LLMError:
             raise
-        except Exception as error:
+        except (Exception, GeneratorExit) as error:
+            # A value's own code may raise that one as well: no generator of ours is closed here.
             raise PromptError(
                 f"The template failed with {_named(error)}; nothing was sent.",
                 fix=f"Try the expression in a cell of its own. {RAW_HINT}",
@@ -207,12 +208,12 @@ def check_text(text: str) -> None:
         )
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     """An error by its class and its words, where it has any."""
     return f"{type(error).__name__}: {_one_line(error)}".removesuffix(": ")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     try:
         words = " ".join(str(error).split())
     except Exception:  # noqa: BLE001

@@ -251,6 +251,7 @@ def rendered(source: str, names: Mapping[str, Any]) -> Any:
 
 @fuzz(200)
 @given(source=TEMPLATES, value=VALUES, other=VALUES)
+@example(source="{{ value }}", value=Hostile("str", fails(GeneratorExit("x"))), other=None)
 def test_any_template_over_any_values_is_a_prompt_or_one_error(
     source: str, value: Any, other: Any
 ) -> None:
