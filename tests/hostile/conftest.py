@@ -1,6 +1,7 @@
 """What hostile tests talk to."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
@@ -20,3 +21,20 @@ def raw(monkeypatch: pytest.MonkeyPatch) -> Iterator[RawServer]:
     yield server
     end_session()
     server.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Has an example with half of a surrogate pair written out: xdist sends reports as UTF-8."""
+    return sendable((yield))
+
+
+def sendable(report: Any) -> Any:
+    """A report in which every text is UTF-8."""
+    if isinstance(report, str):
+        return report.encode(errors="backslashreplace").decode()
+    if isinstance(report, dict):
+        return {sendable(name): sendable(value) for name, value in report.items()}
+    if isinstance(report, list | tuple):
+        return type(report)(map(sendable, report))
+    return report
