@@ -117,13 +117,15 @@ def test_rows_of_a_worker_that_is_killed_are_done_again_and_paid_once(
     count = 3_000
     frame = pd.DataFrame({"text": [f"Row {n}" for n in range(count)]})
     killer = when(lambda: loaded.stats()["requests"] > 0.4 * count, workers.kill_one)
-    results = llm_magic.map_rows(frame, "{{ text }}", schema=Review, on=workers.client)
+    results = llm_magic.map_rows(
+        frame, "{{ text }}", schema=Review, on=workers.client, concurrency=60
+    )
     killer.join()
-    stats = loaded.stats()
     assert results["stars"].eq(4).all()
     assert results.index.equals(frame.index)
     assert results["text"].equals(frame["text"])
-    assert stats["requests"] <= count + stats["max_in_flight"]
+    # At most what was on its way of the 30 that a worker may have.
+    assert loaded.stats()["requests"] <= count + 30
     assert llm_magic.totals(results).rows == count
 
 

@@ -185,12 +185,12 @@ def test_a_pool_that_breaks_ends_the_run_in_one_message(
     assert missing
     assert all(row["_error"].startswith("not sent: ") for row in missing)
     assert all(row["answer"] == ANSWER for row in results if not row["_error"])
-    before = shared.stats()
     again = llm_magic.map_rows(frame, "{{ text }}", on=pool())
     assert all(row["answer"] == ANSWER for row in again)
     # What the dead had paid and not given back was found where they had kept it.
     assert llm_magic.totals(again).cached == 3_000 - len(missing)
-    assert shared.stats()["requests"] <= 3_000 + before["max_in_flight"]
+    # A pool that breaks ends its other process as well.
+    assert shared.stats()["requests"] <= 3_000 + 20
 
 
 def test_what_a_worker_raises_does_not_end_the_kernel(shared: LoadServer) -> None:
