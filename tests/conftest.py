@@ -416,6 +416,29 @@ def gather(
             return
 
 
+def started(patience: float, **options: Any) -> tuple[KernelManager, Any]:
+    """A kernel that is ready, and its client.
+
+    Begun once more where it does not come: another process can take a port between its choice and
+    its use.
+    """
+    for last in (False, True):
+        manager = KernelManager()
+        manager.start_kernel(**options)
+        client = manager.client()
+        client.start_channels()
+        try:
+            client.wait_for_ready(timeout=patience)
+        except RuntimeError:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+            if last:
+                raise
+        else:
+            break
+    return manager, client
+
+
 class Kernel:
     """A real Jupyter kernel in a process of its own.
 
@@ -435,25 +458,9 @@ class Kernel:
             "LLM_MAGIC_CACHE_SIZE": "0",
             "LLM_MAGIC_QUOTA_REQUESTS": "None",
         }
-        environment = {**os.environ, **own, **seen, **environment}
-        try:
-            self._begin(environment)
-        except RuntimeError:
-            # Another process has taken a port between its choice and its use.
-            self._begin(environment)
-
-    def _begin(self, environment: dict[str, str]) -> None:
-        self.manager = KernelManager()
         quiet = subprocess.DEVNULL
-        self.manager.start_kernel(env=environment, stdout=quiet, stderr=quiet)
-        self.client = self.manager.client()
-        self.client.start_channels()
-        try:
-            self.client.wait_for_ready(timeout=60)
-        except RuntimeError:
-            self.client.stop_channels()
-            self.manager.shutdown_kernel(now=True)
-            raise
+        environment = {**os.environ, **own, **seen, **environment}
+        self.manager, self.client = started(60, env=environment, stdout=quiet, stderr=quiet)
 
     def start(self, code: str) -> str:
         """Begins a cell; returns its message id."""

@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.manager import KernelManager
-
-from tests.conftest import Kernel, Shown, gather
+from tests.conftest import Kernel, Shown, gather, started
 from tests.test_nothing_grows import COUNT
 
 LONGEST = 90.0
@@ -138,17 +136,14 @@ class Worker(Kernel):
             for name, value in os.environ.items()
             if not name.startswith(("OPENAI_", "LLM_MAGIC_", "JPY_"))
         }
-        self.manager = KernelManager()
         with self.log.open("ab") as log:
-            self.manager.start_kernel(
+            self.manager, self.client = started(
+                LONGEST,
                 env={**plain, **self._environment, **self._watched, **own},
                 cwd=str(self._own),
                 stdout=log,
                 stderr=log,
             )
-        self.client = self.manager.client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=LONGEST)
         self._replies_lost = self._lost()
         for cell in (SETUP, COUNT):
             shown = self.run(cell)
