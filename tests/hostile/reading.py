@@ -62,19 +62,27 @@ def of_chunks(chunks: list[Any], part: str) -> Said:
     for chunk in chunks:
         if chunk.get("error") or chunk.get("object") == "error":
             raise ValueError(chunk)
-        for choice in chunk.get("choices") or []:
+        for choice in _known(chunk, "choices", list) or []:
             # A choice without a number is that of the first that has one.
             first = choice.get("index") if first is None else first
             if choice.get("index") != first:
                 continue
-            content = (choice.get(part) or {}).get("content")
+            content = _known(_known(choice, part, dict) or {}, "content", str | list)
             if isinstance(content, list):
                 parts = (each for each in content if isinstance(each, dict))
-                content = "".join(each.get("text") or "" for each in parts)
+                content = "".join(_known(each, "text", str) or "" for each in parts)
             words += content or ""
             finish = str(choice.get("finish_reason") or finish)
             break
     return Said(without_thinking(words), finish)
+
+
+def _known(holder: Any, name: str, kind: Any) -> Any:
+    """A field of a kind, or None; whatever else it is has words that the answer would lack."""
+    value = holder.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(value)
+    return value
 
 
 def without_thinking(text: str) -> str:

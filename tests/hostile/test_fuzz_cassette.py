@@ -149,7 +149,9 @@ def in_file(data: bytes, print_: Fingerprint) -> str | None:
     for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         try:
             whole = json.loads(line.decode())
-            if json.dumps(whole["request"]) == json.dumps(request):
+            # A version is a number, and to Python true is 1.
+            version = {"v": 1} if whole["request"]["v"] == 1 else {}
+            if json.dumps({**whole["request"], **version}) == json.dumps(request):
                 found = whole["response"]["text"]
         except (ValueError, TypeError, KeyError, RecursionError):
             continue

@@ -265,6 +265,7 @@ def test_any_template_over_any_values_is_a_prompt_or_one_error(
 def test_a_cell_shows_no_traceback_whatever_its_template(
     terminal: Terminal, server: ScriptedServer, source: str, value: Any, system: str
 ) -> None:
+    terminal.shell.run_line_magic("config", "LLMMagic.quota_requests = None")
     terminal["value"], terminal["other"], terminal["preamble"] = value, "o", system
     sent = len(server.requests)
     refused: BaseException | None = None
