@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.conftest import KEY
@@ -191,6 +191,7 @@ def test_a_valid_stream_is_read_to_the_letter_however_it_is_cut(
 
 @fuzz(120)
 @given(reply=broken())
+@example(reply=Raw([f"data: {json.dumps(chunk(KEY, 'stop'))}\n\n".encode()]))
 def test_a_broken_stream_is_the_right_answer_or_one_error(
     raw: RawServer, tmp_path: Path, reply: Raw
 ) -> None:
