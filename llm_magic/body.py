@@ -48,7 +48,7 @@ def whole_events(body: bytes) -> Iterator[Event]:
     Raises:
         BadStream: It is no answer.
     """
-    start = body.removeprefix(_MARK).lstrip()
+    start = _bare(body)
     if start[:1] == b"<":
         raise BadStream("an HTML page", start.decode(errors="replace"))
     if start[:1] in (b"{", b"["):
@@ -63,13 +63,21 @@ def whole_events(body: bytes) -> Iterator[Event]:
 
 
 async def _first(pieces: AsyncGenerator[bytes]) -> bytes:
-    """What the body begins with, behind a byte order mark, however that is cut, and blanks."""
+    """What the body begins with, however that is cut."""
     start = b""
     async for data in pieces:
-        start = (start + data).removeprefix(_MARK).lstrip()
+        start = _bare(start + data)
         if start and not _MARK.startswith(start):
             break
     return start
+
+
+def _bare(body: bytes) -> bytes:
+    """A body without the blanks and byte order marks in front of it."""
+    body = body.lstrip()
+    while body.startswith(_MARK):
+        body = body.removeprefix(_MARK).lstrip()
+    return body
 
 
 async def _rest(first: bytes, pieces: AsyncGenerator[bytes]) -> bytes:

@@ -147,9 +147,10 @@ def test_done_is_told_and_what_follows_still_read() -> None:
     assert decoded([b"data: [DONE]\n\ndata:  [DONE] \n\n"]) == [Done(), Done()]
 
 
-@pytest.mark.parametrize("cut", range(5))
-def test_a_byte_order_mark_is_passed_over_wherever_it_is_cut(cut: int) -> None:
-    body = b"\xef\xbb\xbf" + sse(chunk({"content": "Hi"}, "stop"))
+@pytest.mark.parametrize("cut", range(7))
+@pytest.mark.parametrize("before", [b"", b"\n", b" \r\n"])
+def test_a_byte_order_mark_is_passed_over_wherever_it_is_cut(before: bytes, cut: int) -> None:
+    body = before + b"\xef\xbb\xbf" + sse(chunk({"content": "Hi"}, "stop"))
 
     async def pieces() -> AsyncGenerator[bytes]:
         yield body[:cut]

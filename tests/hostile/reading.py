@@ -26,8 +26,8 @@ def of_stream(body: bytes) -> Said:
         ValueError: It cannot, before it has said that the answer is complete.
     """
     said, chunks, data = Said("", ""), [], []
-    # Blanks in front of it all take nothing away from an answer.
-    body = body.removeprefix(b"\xef\xbb\xbf").lstrip()
+    # Blanks and byte order marks in front of it all take nothing away from an answer.
+    body = re.sub(rb"^(?:\xef\xbb\xbf|\s)+", b"", body)
     for line in [*re.split(b"\r\n|\n|\r", body), b""]:
         try:
             if line.startswith(b"data:"):
