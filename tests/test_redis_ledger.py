@@ -1,6 +1,7 @@
 """The ledger in Redis: what is special to it, its faults, and all of it against a model."""
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -591,6 +592,19 @@ def test_a_reset_is_the_way_out_of_a_call_that_cannot_be_booked(make, look, odd)
     ledger.reset_file()
     ledger.forgive("user")
     assert ledger.hold(Claim("b", ONE), []) == "held"
+
+
+@pytest.mark.parametrize("limits", [7.0 * 2**40, -7.0, 7 / 3])
+def test_sums_of_more_limits_than_there_are_do_not_hold_up_redis(make, look, limits):
+    ledger, key = make(), Keys("k1", "ada").of("user", "sums")
+    ledger.settle("a", used(model="m"))
+    stored = look.get(key)
+    look.set(key, stored[:40] + struct.pack("<d", limits) + stored[48:])
+    with pytest.raises(StoreError) as caught:
+        ledger.hold(Claim("b", ONE), [])
+    assert caught.value.damaged
+    ledger.reset_file()
+    assert ledger.hold(Claim("c", ONE), []) == "held"
 
 
 def test_a_reset_takes_away_no_more_than_what_is_damaged(make, look):

@@ -120,8 +120,10 @@ local function read_scope(number)
                 damaged()
             end
         end
-        local first = 7 + 3 * found[6]
-        if (size - first + 1) % 7 ~= 0 then
+        local limits = found[6]
+        local first = 7 + 3 * limits
+        -- Only as many as there are: the loops below would hold up everybody's Redis.
+        if limits < 0 or limits % 1 > 0 or first > size + 1 or (size - first + 1) % 7 ~= 0 then
             damaged()
         end
         now = math.max(now, found[1])
