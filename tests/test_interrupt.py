@@ -113,6 +113,22 @@ def test_with_polars_which_handles_signals_itself(server: ScriptedServer) -> Non
     assert server.requests[0].closed.wait(10)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="keeps a POSIX signal from a thread")
+def test_where_the_signal_does_not_wake_the_wait(warm: Terminal, server: ScriptedServer) -> None:
+    """As where it comes in the moment in which the wait begins. Here another thread gets it."""
+    server.enqueue(Reply("Too late.", delay=60))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        ran, seconds = interrupted_when(
+            lambda: bool(server.requests), lambda: warm.run("%llm Hello")
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    assert type(ran.error) is Interrupted
+    assert seconds < SOON
+
+
 def test_while_connecting(warm: Terminal, unanswered_address: str) -> None:
     warm.run("%config LLMMagic.timeout = 30")
     warm.run(f"%config LLMMagic.base_url = 'http://{unanswered_address}/v1'")

@@ -179,9 +179,10 @@ def wait(event: threading.Event, seconds: float | None) -> None:
     """Waits for an event so that Ctrl-C is felt at once.
 
     In turns: an unlimited wait goes on after a signal whose handler was set with SA_RESTART, as
-    importing polars does; and on Windows no wait notices Ctrl-C before its end.
+    importing polars does; one that begins in the moment of the signal, or whose signal another
+    thread gets, is not woken either; and on Windows no wait notices Ctrl-C before its end.
     """
-    turn = 0.1 if os.name == "nt" else 60.0
+    turn = 0.1 if os.name == "nt" else 1.0
     end = math.inf if seconds is None else time.monotonic() + seconds
     while not event.wait(min(turn, end - time.monotonic())) and time.monotonic() < end:
         pass
