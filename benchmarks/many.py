@@ -1,4 +1,4 @@
-"""Memory of very many rows: no clock is looked at, so it may run beside something else.
+"""Memory of very many rows.
 
     python benchmarks/many.py          400,000 rows, about two minutes
     python benchmarks/many.py full     1,000,000
