@@ -15,6 +15,7 @@ from tests.conftest import KEY, end_session
 from tests.dask_driver import Executor, when
 from tests.load import LoadServer
 from tests.redis_servers import RedisServer, wait_until
+from tests.test_distributed import reachable
 
 COUNT = 1_000
 ANSWER = "Four stars."
@@ -127,11 +128,3 @@ def test_stop_ends_the_wait_for_the_store(
     stopped.join()
     assert all(row["_error"].startswith("not sent: ") for row in results)
     assert loaded.stats()["requests"] == 0
-
-
-def reachable() -> bool:
-    try:
-        llm_magic.usage()
-    except StoreError:
-        return False
-    return True
