@@ -7,6 +7,7 @@ stream to who asked for one answer, and answer at once who asked for a stream.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterator
 
 from llm_magic.decode import BadStream, Done, Event, MessageReader, StreamDecoder, read_json
@@ -14,6 +15,7 @@ from llm_magic.errors import StreamBroken
 from llm_magic.whole import LARGEST
 
 _MARK = b"\xef\xbb\xbf"
+_FRONT = re.compile(rb"(?:\xef\xbb\xbf|\s)+")
 _DRAIN_SECONDS = 0.1
 
 
@@ -74,10 +76,8 @@ async def _first(pieces: AsyncGenerator[bytes]) -> bytes:
 
 def _bare(body: bytes) -> bytes:
     """A body without the blanks and byte order marks in front of it."""
-    body = body.lstrip()
-    while body.startswith(_MARK):
-        body = body.removeprefix(_MARK).lstrip()
-    return body
+    front = _FRONT.match(body)
+    return body[front.end() :] if front else body
 
 
 async def _rest(first: bytes, pieces: AsyncGenerator[bytes]) -> bytes:
