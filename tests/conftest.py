@@ -216,6 +216,20 @@ def interrupted_when(
     return ran, returned - sent
 
 
+def provided(monkeypatch: pytest.MonkeyPatch, url: str, **more: str) -> None:
+    """Makes a load server the provider of a script, with no limit but those that are set.
+
+    Args:
+        monkeypatch: Of the test.
+        url: The server's.
+        **more: Further settings, as ``store="redis://..."``.
+    """
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name, value in {"model": "load", "quota_requests": "None", **more}.items():
+        monkeypatch.setenv(f"LLM_MAGIC_{name.upper()}", value)
+
+
 @pytest.fixture
 def bare_terminal(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
     """A terminal IPython as it starts: nothing loaded, nothing set."""

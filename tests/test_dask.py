@@ -13,7 +13,15 @@ from pydantic import BaseModel
 
 import llm_magic
 from llm_magic.errors import PromptError, QuotaExceeded, RowsWarning
-from tests.conftest import KEY, Kernel, Terminal, emptied_redis, end_session, interrupted_when
+from tests.conftest import (
+    KEY,
+    Kernel,
+    Terminal,
+    emptied_redis,
+    end_session,
+    interrupted_when,
+    provided,
+)
 from tests.dask_driver import PASSWORD, Workers, when
 from tests.load import LoadServer
 from tests.redis_servers import RedisServer, wait_until
@@ -47,16 +55,12 @@ def workers(
 ) -> Workers:
     """The workers with an empty store, and a load server as the provider."""
     emptied_redis("own", {"own": running.redis})
-    chosen = {
-        "OPENAI_BASE_URL": loaded.url,
-        "OPENAI_API_KEY": KEY,
-        "LLM_MAGIC_MODEL": "load",
-        "LLM_MAGIC_QUOTA_REQUESTS": "None",
-        "LLM_MAGIC_STORE": running.redis.url,
-        "LLM_MAGIC_PRICES": '{"load": {"input": 1, "output": 1}}',
-    }
-    for name, value in chosen.items():
-        monkeypatch.setenv(name, value)
+    provided(
+        monkeypatch,
+        loaded.url,
+        store=running.redis.url,
+        prices='{"load": {"input": 1, "output": 1}}',
+    )
     loaded.set(latency=0.02, rate=0, headers=False)
     loaded.reset()
     running.both()

@@ -29,7 +29,7 @@ from llm_magic.errors import (
 )
 from llm_magic.testing import Reply, ScriptedServer
 from llm_magic.types import Usage
-from tests.conftest import KEY, Terminal, emptied_redis, end_session
+from tests.conftest import KEY, Terminal, emptied_redis, end_session, provided
 from tests.dask_driver import PASSWORD, Executor, when
 from tests.load import LoadServer
 from tests.redis_servers import RedisServer, wait_until
@@ -48,15 +48,7 @@ def environment(
     loaded: LoadServer, monkeypatch: pytest.MonkeyPatch, keeping: None
 ) -> Iterator[LoadServer]:
     """A load server as the provider; answers are kept."""
-    chosen = {
-        "OPENAI_BASE_URL": loaded.url,
-        "OPENAI_API_KEY": KEY,
-        "LLM_MAGIC_MODEL": "load",
-        "LLM_MAGIC_QUOTA_REQUESTS": "None",
-        "LLM_MAGIC_PRICES": '{"load": {"input": 1, "output": 1}}',
-    }
-    for name, value in chosen.items():
-        monkeypatch.setenv(name, value)
+    provided(monkeypatch, loaded.url, prices='{"load": {"input": 1, "output": 1}}')
     loaded.set(latency=0.01)
     loaded.reset()
     yield loaded

@@ -18,7 +18,7 @@ from llm_magic.pacer import Pacer
 from llm_magic.stores.redis.pace import RedisPace
 from llm_magic.stores.redis.server import Server
 from llm_magic.testing import Reply, ScriptedServer
-from tests.conftest import KEY, end_session
+from tests.conftest import end_session, provided
 from tests.load import LoadServer
 from tests.redis_servers import RedisCluster3, RedisServer, wait_until
 
@@ -169,16 +169,7 @@ def test_a_pause_that_another_was_asked_for_is_kept_and_not_passed_on() -> None:
 @pytest.fixture
 def environment(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoadServer]:
     with LoadServer(latency=0.05, answer="Four stars.") as loaded:
-        chosen = {
-            "OPENAI_BASE_URL": loaded.url,
-            "OPENAI_API_KEY": KEY,
-            "LLM_MAGIC_MODEL": "load",
-            "LLM_MAGIC_QUOTA_REQUESTS": "None",
-            "LLM_MAGIC_STORE": redis_server.url,
-            "LLM_MAGIC_USER": "ada",
-        }
-        for name, value in chosen.items():
-            monkeypatch.setenv(name, value)
+        provided(monkeypatch, loaded.url, store=redis_server.url, user="ada")
         yield loaded
     end_session()
 

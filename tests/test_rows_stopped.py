@@ -19,7 +19,7 @@ import pytest
 import llm_magic
 from llm_magic import rows
 from llm_magic.window import MOST
-from tests.conftest import KEY, Terminal, interrupted_when
+from tests.conftest import Terminal, interrupted_when, provided
 from tests.load import LoadServer
 
 ROWS = 5_000
@@ -34,14 +34,7 @@ def loaded() -> Iterator[LoadServer]:
 @pytest.fixture
 def environment(loaded: LoadServer, monkeypatch: pytest.MonkeyPatch, keeping: None) -> LoadServer:
     """The load server as the provider; answers are kept."""
-    chosen = {
-        "OPENAI_BASE_URL": loaded.url,
-        "OPENAI_API_KEY": KEY,
-        "LLM_MAGIC_MODEL": "load",
-        "LLM_MAGIC_QUOTA_REQUESTS": "None",
-    }
-    for name, value in chosen.items():
-        monkeypatch.setenv(name, value)
+    provided(monkeypatch, loaded.url)
     loaded.set(latency=0.05)
     loaded.reset()
     return loaded

@@ -11,7 +11,7 @@ import pytest
 import llm_magic
 from llm_magic import rows as running
 from llm_magic.errors import RowsWarning, StoreError
-from tests.conftest import KEY, end_session
+from tests.conftest import end_session, provided
 from tests.dask_driver import Executor, when
 from tests.load import LoadServer
 from tests.redis_servers import RedisServer, wait_until
@@ -38,15 +38,7 @@ def store(
 ) -> Iterator[RedisServer]:
     """A Redis of the run's own, which forgets nothing."""
     redis = start_redis(appendonly="yes", appendfsync="always")
-    chosen = {
-        "OPENAI_BASE_URL": loaded.url,
-        "OPENAI_API_KEY": KEY,
-        "LLM_MAGIC_MODEL": "load",
-        "LLM_MAGIC_QUOTA_REQUESTS": "None",
-        "LLM_MAGIC_STORE": redis.url,
-    }
-    for name, value in chosen.items():
-        monkeypatch.setenv(name, value)
+    provided(monkeypatch, loaded.url, store=redis.url)
     loaded.reset()
     yield redis
     end_session()
