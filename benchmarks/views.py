@@ -123,27 +123,35 @@ CELLS = {
 }
 
 
-def prompt(tokens: int, rate: int) -> str:
+def prompt(tokens: int, rate: int, turn: int) -> str:
     """What the server is asked for."""
-    return f"Go on for {tokens} tokens, {rate} a second."
+    return f"Go on for {tokens} tokens, {rate} a second, the {turn}. time."
 
 
-def reply(tokens: int, rate: int) -> Any:
-    """So many tokens of Markdown."""
+def reply(tokens: int, rate: int, turn: int) -> Any:
+    """So many tokens of Markdown, in each turn of other sections: what is drawn may be kept."""
     from llm_magic.testing import Reply
 
     sizes = itertools.islice(itertools.cycle((4, 5, 4, 5, 5)), tokens)
-    text = "".join(SECTION.replace("@", str(n)) for n in range(1, tokens // 100))
+    first = 1 + turn * 1000
+    numbers = range(first, first + tokens // 100 - 1)
+    text = "".join(SECTION.replace("@", str(number)) for number in numbers)
     ends = itertools.accumulate(sizes, initial=0)
     deltas = [text[start:end] for start, end in itertools.pairwise(ends)]
     return Reply("".join(deltas), deltas=deltas, tokens_per_second=rate or None)
+
+
+def turns(rate: int) -> int:
+    """How often an answer is measured: at full speed it takes a few hundredths of a second."""
+    return 1 if rate else 5
 
 
 def serve() -> None:
     """Answers until the input ends."""
     from llm_magic.testing import ScriptedServer
 
-    answers = {prompt(*each[:2]): reply(*each[:2]) for each in SPEEDS}
+    asked = [(*each[:2], turn) for each in SPEEDS for turn in range(turns(each[1]))]
+    answers = {prompt(*each): reply(*each) for each in asked}
     with ScriptedServer({"Warm up.": SECTION, **answers}, models=["bench"]) as running:
         print(running.url, flush=True)
         sys.stdin.read()
@@ -287,11 +295,10 @@ def costs(row: str, url: str, speeds: list[tuple[int, int]]) -> dict[tuple[int, 
             page.run(line)
         page.run(cell.format("Warm up."))
         for each in speeds:
-            # An answer at full speed takes a few hundredths of a second of CPU: the middle of five.
-            turns = 1 if each[1] else 5
-            ran = [page.run(cell.format(prompt(*each))) for _ in range(turns)]
-            found[each] = sorted(ran, key=lambda one: one.cpu)[turns // 2]
-            if found[each].size < len(reply(*each).text.encode()):
+            count = turns(each[1])
+            ran = [page.run(cell.format(prompt(*each, turn))) for turn in range(count)]
+            found[each] = sorted(ran, key=lambda one: one.cpu)[count // 2]
+            if found[each].size < len(reply(*each, 0).text.encode()):
                 raise SystemExit(f"{row} showed no answer")
     finally:
         page.close()

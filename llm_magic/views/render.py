@@ -21,6 +21,7 @@ from llm_magic.views import maths
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
+    from pygments.lexer import Lexer
 
 _SAFE_LINK = re.compile(r"^(https?://|mailto:|#)", re.IGNORECASE)
 _LINK = 'target="_blank" rel="noopener noreferrer"'
@@ -262,6 +263,8 @@ _RULES: dict[str, Callable[..., Any]] = {
 }
 
 
+# A block that is closed comes again in the form that is saved: a quarter of all colouring.
+@lru_cache(maxsize=128)
 def _highlight(code: str, language: str) -> tuple[str, str]:
     """Its colours, as an attribute, and the code with them; empty where the language is not known.
 
@@ -271,9 +274,7 @@ def _highlight(code: str, language: str) -> tuple[str, str]:
     language = language.lower()
     if language not in _COLOURED or len(code) > _LONGEST_CODE or _SLOW_CODE.search(code):
         return "", ""
-    from pygments.lexers import get_lexer_by_name
-
-    lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    lexer = _lexer_class(language)(stripnl=False, ensurenl=False)
     tokens = [(_colour(str(kind)), words) for kind, words in lexer.get_tokens(code)]
     # Lexers of sessions in a terminal add a line end.
     if "".join(words for _, words in tokens) != code:
@@ -290,5 +291,15 @@ def _highlight(code: str, language: str) -> tuple[str, str]:
     return f' style="{values}"' if values else "", "".join(words)
 
 
+@lru_cache(maxsize=len(_COLOURED))
+def _lexer_class(language: str) -> Callable[..., Lexer]:
+    """The lexer of a language, which pygments looks for in all that it has."""
+    from pygments.lexers import find_lexer_class_by_name
+
+    found: Callable[..., Lexer] = find_lexer_class_by_name(language)
+    return found
+
+
+@lru_cache(maxsize=256)
 def _colour(kind: str) -> str:
     return next((name for family, (name, _) in _COLOURS.items() if kind.startswith(family)), "")
