@@ -23,8 +23,7 @@ from bisect import bisect_right, insort
 
 _SOME, _MANY = 15, 40  # Requests in a count that is believed, and that is counted on no longer.
 _GUESS = 0.4  # Share that is kept to of what was let in before the first rejection,
-_BELOW = 0.97  # of a measured rate,
-_CAREFUL = 0.95  # and of one that is less sure, where each mistake costs seconds.
+_BELOW = 0.97  # and of a measured rate.
 _LEAST = 0.02  # Requests a second,
 _CLOSED = 1.0  # and where nothing was let in.
 _SOON = 50.0  # Requests a second that are guessed at most where next to nothing is known.
@@ -54,7 +53,8 @@ class Learnt:
         # Where the count begins: a number and a time at which the bucket was empty.
         self._since, self._from = 0, 0.0
         self._paused = 0.0  # Seconds since then in which less was sent than might have been.
-        self._began = 0, 0.0  # The same, of the count up to the first rejection.
+        # Of the count up to the first rejection: its two numbers, and its seconds.
+        self._began = 0, 0, 0.0
         self._burst: float | None = None
         self._refused: list[int] = []
         self._cut = -1  # The last request that was sent before the rate was last changed.
@@ -125,7 +125,7 @@ class Learnt:
             return
         count, seconds = self._let_in(self._since, number - 1), max(1e-3, sent - self._from)
         if self.rate is None:
-            self._began = self._since, self._from
+            self._began = self._since, number - 1, seconds
             # Of few requests a rejection says little. One at the beginning, where others have used
             # a limit up, must not bring a run to a crawl: after the pause, one is let in.
             soon = min(_SOON, 1 / max(1e-3, pause)) if count < _COUNTED else 0.0
@@ -156,7 +156,7 @@ class Learnt:
         if paused * least > _SOME or self._hold * least > _FULL:
             self._stride = 0.0 if count >= _MANY else min(self._stride, 2 * _STEP)
             most = min(rate, count / (seconds - paused))
-            return _CAREFUL * max(before, self._filled(count, seconds - paused, least, most)), True
+            return _BELOW * max(before, self._filled(count, seconds - paused, least, most)), True
         if before:
             self._stride = self._stride / 2 if self._stride > 2 * _STEP else 0.0
             return max(least, before), True
@@ -168,9 +168,9 @@ class Learnt:
     def _filled(self, count: int, active: float, least: float, most: float) -> float:
         """The rate between these two, where the bucket may have filled in a pause."""
         if self._burst is None:
-            # The first rejection is the last one, as yet, and all that it brought are known now.
-            full = self._let_in(self._began[0], self._since)
-            until = max(1e-3, self._from - self._began[1])
+            # The first rejection is the last one, as yet. Of those sent before it all are known now.
+            since, last, until = self._began
+            full = self._let_in(since, last)
             if count - full < _SOME or active < 1.3 * until:
                 # The two counts are too much alike.
                 return math.sqrt(least * most)

@@ -56,6 +56,14 @@ def test_by_rejections_whatever_the_luck(seed):
     assert found.per_100 < 5
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_by_rejections_in_whole_seconds_that_are_10_ms_on_their_way(seed):
+    """The two counts behind a rate begin and end alike, or what is on its way shifts one of them."""
+    found = limited(300, 60, "s", 0.02, network=0.01, seed=seed)
+    assert found.share >= 0.81
+    assert found.per_100 < 5
+
+
 @pytest.mark.parametrize("headers", [True, False])
 def test_answers_that_take_two_seconds(headers):
     """What is in flight at 50 a second is more than the window starts with."""
