@@ -13,6 +13,7 @@ pytestmark = pytest.mark.browser
 
 LOAD = "%load_ext llm_magic"
 ASK = "%%llm\nHello"
+WRONG = "%%llm\nHow many are {{ ordes }}?"
 ANSWER = """## The Basel problem
 
 The sum $\\sum_{n=1}^{\\infty} n^{-2}$ is not *obviously* $\\pi^2/6$; it costs $5 to be sure.
@@ -110,7 +111,9 @@ def test_restart_and_run_all_asks_nothing(notebook: Notebook, server: ScriptedSe
 
 
 def test_an_error_is_short_and_ends_run_all(desk: Desk, server: ScriptedServer) -> None:
-    cells = [LOAD, "orders = 3", "%%llm\nHow many are {{ ordes }}?", "open('ran', 'w')"]
+    # A kernel drops the requests that have come when a cell fails, and the page may send slowly.
+    patient = "get_ipython().kernel.stop_on_error_timeout = 60.0"
+    cells = [f"{LOAD}\n{patient}", "orders = 3", WRONG, "open('ran', 'w')"]
     with desk.opened(*cells) as notebook:
         notebook.run_all()
 
