@@ -168,7 +168,7 @@ class Learnt:
     def _filled(self, count: int, active: float, least: float, most: float) -> float:
         """The rate between these two, where the bucket may have filled in a pause."""
         if self._burst is None:
-            # The first rejection is the last one, as yet. Of those sent before it all are known now.
+            # The first rejection is the last, as yet. Of those sent before it all are known now.
             since, last, until = self._began
             full = self._let_in(since, last)
             if count - full < _SOME or active < 1.3 * until:

@@ -58,7 +58,7 @@ def test_by_rejections_whatever_the_luck(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_by_rejections_in_whole_seconds_that_are_10_ms_on_their_way(seed):
-    """The two counts behind a rate begin and end alike, or what is on its way shifts one of them."""
+    """The two counts of a rate end alike, or what is on its way shifts one of them."""
     found = limited(300, 60, "s", 0.02, network=0.01, seed=seed)
     assert found.share >= 0.81
     assert found.per_100 < 5
