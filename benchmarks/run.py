@@ -1,6 +1,6 @@
 """Everything that is claimed, measured beside the peers: one table, and RESULTS.md with plots.
 
-    python benchmarks/run.py                 everything, about twelve minutes on two cores
+    python benchmarks/run.py                 everything, about thirteen minutes on two cores
     python benchmarks/run.py full            all rows for everybody: half an hour
     python benchmarks/run.py quick           fewer repeats; RESULTS.md is left as it is
     python benchmarks/run.py rows views      some parts; RESULTS.md is left as it is
