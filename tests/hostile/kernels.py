@@ -220,6 +220,8 @@ class Worker(Kernel):
     def calm(self) -> None:
         """Lets an interrupt that came too late hit a cell that does nothing."""
         self.surely("pass")
+        # One that came behind a reply that was sent has lost none, and is no later cell's.
+        self._replies_lost = self._lost()
 
     def interrupt(self) -> None:
         """Ctrl-C."""
