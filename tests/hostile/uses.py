@@ -130,7 +130,10 @@ def rows(desk: Desk, options: str = "", *, json: bool = False) -> None:
     asked = [desk.ask(desk.prompt(number, json=json)) for number in range(count)]
     numbers = [*range(count), *([0] if desk.dice.random() < 0.5 else [])]
     name = desk.name
-    desk.cell(f"{name}t = [dict(q=f'q-{desk.step.number}-{{n}}') for n in {numbers}]")
+    made = desk.cell(f"{name}t = [dict(q=f'q-{desk.step.number}-{{n}}') for n in {numbers}]")
+    if made.of("error"):
+        # An interrupt at the start: there is no table to go over.
+        return
     form = f" {JSON}" if json else ""
     desk.cell(f"%%llm_map {name}t {name} << {options}\nQuestion {{{{ q }}}}{form}")
     found = desk.value(name, f"{name}t").get(name) or []
