@@ -263,7 +263,7 @@ _RULES: dict[str, Callable[..., Any]] = {
 }
 
 
-# A block that is closed comes again in the form that is saved: a quarter of all colouring.
+# A closed block comes again in the form that is saved: 19 of 51 calls for an answer with 19 blocks.
 @lru_cache(maxsize=128)
 def _highlight(code: str, language: str) -> tuple[str, str]:
     """Its colours, as an attribute, and the code with them; empty where the language is not known.
