@@ -167,7 +167,8 @@ class Background:
             kernel.saved_sigint_handler = interrupted
 
     def _after_cell(self, result: Any) -> None:
-        error = result.error_in_exec
+        # Without a result: Ctrl-C came before the cell's first line.
+        error = KeyboardInterrupt() if result is None else result.error_in_exec
         # A Stop button means its own answer alone.
         if isinstance(error, KeyboardInterrupt) and not getattr(error, "by_button", False):
             self.stop()

@@ -162,6 +162,28 @@ def test_the_interrupt_of_another_cell_ends_it(terminal: Terminal, server: Scrip
         terminal["words"].result(10)
 
 
+def test_the_interrupt_before_the_first_line_of_a_cell_ends_it_without_a_word(
+    terminal: Terminal,
+    server: ScriptedServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """IPython has no result to hand over then."""
+
+    def early(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    server.enqueue(SLOW)
+    terminal.run("%%llm words << --bg\nMany words")
+    monkeypatch.setattr(terminal.shell, "_run_cell", early)
+    with pytest.raises(KeyboardInterrupt):
+        terminal.shell.run_cell("pass")
+
+    assert "Error" not in "".join(capsys.readouterr())
+    with pytest.raises(Interrupted):
+        terminal["words"].result(10)
+
+
 def test_an_answer_that_is_kept_is_there_at_once(
     terminal: Terminal, server: ScriptedServer, keeping: None
 ) -> None:

@@ -26,8 +26,6 @@ PROVIDER = {
     if isinstance(each, type) and issubclass(each, errors.LLMError)
 } - _LIMITS - {"LLMError"}  # fmt: skip
 STOPS = {"Interrupted", "KeyboardInterrupt", "CancelledError"}
-# ipykernel's own words where the interrupt comes before the cell's first line runs.
-TOO_EARLY = "'NoneType' object has no attribute 'error_in_exec'"
 
 
 # 1. No answer is lost or wrong
@@ -71,8 +69,7 @@ def errors_are_ours(step: Step, results: list[Result]) -> None:
         may |= {"ReplayMissing", "StoreError"}
     for result in results:
         for name, words in result.errors:
-            early = step.stop == "interrupt" and TOO_EARLY in words
-            if name not in may and not early:
+            if name not in may:
                 raise Broken("errors", f"{name} in {result.life}: {words}")
 
 
