@@ -5,8 +5,7 @@
     python benchmarks/run.py quick           fewer repeats; RESULTS.md is left as it is
     python benchmarks/run.py rows views      some parts; RESULTS.md is left as it is
 
-Each part is a script of its own, runs in a process of its own, and nothing else runs meanwhile:
-beside the memory of very many rows, a server that does not tell its rate rejected more of them.
+Each part is a script of its own and runs in a process of its own, one after the other.
 Ends with 1 where a bar is missed that is not known to be, or where a part fails.
 """
 

@@ -125,7 +125,7 @@ CELLS = {
 
 def prompt(tokens: int, rate: int, turn: int) -> str:
     """What the server is asked for."""
-    return f"Go on for {tokens} tokens, {rate} a second, the {turn}. time."
+    return f"Go on for {tokens} tokens, {rate} a second; go {turn}."
 
 
 def reply(tokens: int, rate: int, turn: int) -> Any:
