@@ -287,6 +287,10 @@ _OLD = [f"{name} (deleted)" for name in _FILES]
 _SHOWS = {"anon_inode": 8}
 SLACK = {"socket": 4, "threads": 1, **_SHOWS, **dict.fromkeys([*_FILES, *_OLD], 8)}
 """What comes and goes: connections that are kept for a while, a file that is opened anew."""
+# aiohttp looks every 15 s, in whole seconds, which connections were idle for 15 s: one that a run
+# over rows has left is closed after 32 s at the latest.
+IDLE = 40.0
+"""Seconds after which what nobody uses is gone."""
 
 
 def nothing_grows(worker: Worker) -> None:
@@ -297,7 +301,7 @@ def nothing_grows(worker: Worker) -> None:
         worker.baseline = now
         return
     more = _more(worker, now)
-    end = time.monotonic() + 30
+    end = time.monotonic() + IDLE
     while more and time.monotonic() < end:
         time.sleep(0.2)
         more = _more(worker, worker.value("held()"))
