@@ -4,7 +4,11 @@ An answer says what was left when its request was counted, and requests are not 
 in which they were sent: of a burst of fifty, the first may say what the last one left. So what no
 order explains is corrected at once, and the rest by a little with each answer, which is right on
 average. The rate at which the bucket fills is (limit - remaining) / reset, known as closely as the
-three numbers are written, and more closely with every answer.
+three numbers are written, and more closely with every answer. Between its two bounds it goes up
+with the corrections upwards and down with those downwards: where they all go one way it is wrong.
+
+Tried and dropped for the rate: the middle of the bounds. Of a small bucket they are far apart, and
+where the middle was too low the bucket stayed full, and its numbers said less and less.
 
 Tried and dropped: a share of the difference with each answer (in a burst the differences are large,
 and each one that is too high is spent at once); no correction within what may have been left at any
@@ -27,6 +31,7 @@ _EPOCH = 1e9  # Seconds; above it a reset is a moment, not a time.
 # Requests by which one answer corrects what may be a matter of order. Less upwards: a request that
 # was long on its way finds more in the bucket than the next one will.
 _UP, _DOWN = 0.005, 0.1
+_LEAN = 0.3  # Of a correction by one request: how far the rate goes from one bound to the other.
 _RESERVE, _UNEVEN = 0.15, 0.05  # Share of the limit, and seconds by which requests may bunch.
 _SLOWER = 0.02  # Share of the rate that a rejection costs,
 _SELDOM = 0.01  # given back so slowly that this share of requests is turned away,
@@ -125,6 +130,7 @@ class Mirror:
         self._limit = 0.0
         self._level, self._at = math.inf, 0.0
         self._moved = 0.0  # The sum of all corrections.
+        self._lean = 0.5  # Where the rate is between its bounds.
         self._taken, self._full = 0.0, 0
         self._said = 0.0  # What was left by the last response.
         self._usual: float | None = None  # The rate by the numbers as they are written.
@@ -222,6 +228,7 @@ class Mirror:
         elif said > most + 0.5 and mark.full == self._full:
             move = max(move, said - 0.5 - most)
         self._move(move)
+        self._lean = max(0.0, min(1.0, self._lean + _LEAN * move / self._cost))
 
     def _move(self, by: float) -> None:
         self._level += by
@@ -273,7 +280,7 @@ class Mirror:
         low, high = _both(self._fresh, self._older) or self._fresh
         usual = missing / max(reading.reset, reading.grain)
         self._usual = usual if self._usual is None else self._usual + (usual - self._usual) / 16
-        each = math.sqrt(low * high) if low > 0.8 * high else self._usual
+        each = low * (high / low) ** self._lean if low > 0.8 * high else self._usual
         self.pace = max(low, min(high, each)) / self._cost
 
 

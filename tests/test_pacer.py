@@ -49,6 +49,14 @@ def test_by_headers_whatever_the_luck(seed):
     assert found.per_100 < 2
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_by_the_headers_of_a_small_bucket_whose_numbers_are_coarse(seed):
+    """Ten requests and whole milliseconds: by one answer the rate may be 250 or 304."""
+    found = limited(300, 10, "ms", 0.02, headers=True, seed=seed)
+    assert found.share >= 0.98
+    assert found.per_100 < 2
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_by_rejections_whatever_the_luck(seed):
     found = limited(300, 60, "ms", 0.1, seed=seed)
