@@ -60,7 +60,7 @@ PLOTS = {
         "entries in the cache",
         "µs, median",
         1e6,
-        "Among a hundred thousand answers a hit takes about twice as long as where there is one, "
+        "Among a hundred thousand answers a hit takes up to twice as long as where there is one, "
         "and so does a bare get.",
     ),
     "window": Plot(
